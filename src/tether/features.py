@@ -1,0 +1,50 @@
+"""`Features`: what a backbone computes, invariant under rotation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Features"]
+
+
+@dataclass(frozen=True)
+class Features:
+    """Invariant features of one forward pass.
+
+    Attributes
+    ----------
+    node : Tensor, shape (n_atoms, n_features)
+        Of the last layer; heads read these.
+    layers : tuple of Tensor, each of shape (n_atoms, n_features of that layer)
+        Input to output; the last one is `node`.
+    edge : Tensor or None, shape (n_edges, n_edge_features)
+        Symmetric in the two atoms where each pair is listed once.
+    edge_idx : Tensor or None, shape (2, n_edges)
+        The atoms of each edge.
+    edge_distance : Tensor or None, shape (n_edges,)
+        Å.
+    """
+
+    node: Tensor
+    layers: tuple[Tensor, ...] = ()
+    edge: Tensor | None = None
+    edge_idx: Tensor | None = None
+    edge_distance: Tensor | None = None
+
+    def detach(self) -> Features:
+        """The same numbers without their autograd graph."""
+
+        def cut(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.detach()
+
+        return Features(
+            node=self.node.detach(),
+            layers=tuple(layer.detach() for layer in self.layers),
+            edge=cut(self.edge),
+            edge_idx=self.edge_idx,
+            edge_distance=cut(self.edge_distance),
+        )

@@ -1,0 +1,196 @@
+"""`Graph`: a batch with the neighbour lists that one backbone was trained with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from tether.structures import AtomBatch, ragged_indices
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+
+__all__ = ["Edges", "Graph", "neighbour_edges"]
+
+
+@dataclass(frozen=True)
+class Edges:
+    """A neighbour list of a whole batch, sorted by structure.
+
+    Attributes
+    ----------
+    idx_i, idx_j : Tensor, shape (n_edges,), int64
+        Atoms of the edge, numbered over the batch. The edge vector is
+        ``positions[idx_j] - positions[idx_i] + shift @ cell``.
+    shift : Tensor, shape (n_edges, 3), float
+        Lattice translations of atom j, integers; zero without a cell.
+    ptr : Tensor, shape (n_systems + 1,), int64
+        Offsets of the edges of each structure.
+    """
+
+    idx_i: Tensor
+    idx_j: Tensor
+    shift: Tensor
+    ptr: Tensor
+
+    def select(self, systems: Tensor, old_ptr: Tensor, new_ptr: Tensor) -> Edges:
+        """Edges of the given structures, renumbered from old to new atom offsets."""
+        flat, ptr = ragged_indices(self.ptr, systems)
+        move = torch.repeat_interleave(new_ptr[:-1] - old_ptr[systems], ptr[1:] - ptr[:-1])
+        return Edges(self.idx_i[flat] + move, self.idx_j[flat] + move, self.shift[flat], ptr)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Structures and the neighbour lists of one backbone; built once, then only sliced.
+
+    Attributes
+    ----------
+    batch : AtomBatch
+        The structures.
+    edges : mapping of str to Edges
+        Neighbour lists by name; which ones there are is the backbone's affair.
+    leaves : tuple of Tensor or None
+        After `differentiable`: the positions (n_atoms, 3) and the strain (n_systems, 3, 3) that
+        forces and stress are derivatives with respect to.
+    """
+
+    batch: AtomBatch
+    edges: Mapping[str, Edges]
+    leaves: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def n_systems(self) -> int:
+        """Number of structures."""
+        return self.batch.n_systems
+
+    def select(self, systems: Tensor | Sequence[int] | np.ndarray) -> Graph:
+        """The given structures with their edges, without building anything again.
+
+        Parameters
+        ----------
+        systems : array of int
+            Indices of structures; order kept, repeats allowed.
+
+        Returns
+        -------
+        Graph
+            A smaller (or larger) graph.
+        """
+        idx = torch.as_tensor(systems, dtype=torch.int64)
+        batch = self.batch.select(idx)
+        edges = {
+            name: value.select(idx, self.batch.ptr, batch.ptr) for name, value in self.edges.items()
+        }
+        return Graph(batch, edges)
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> Graph:
+        """Move to a device; `dtype` applies to floating tensors, positions included."""
+        edges = {
+            name: Edges(
+                e.idx_i.to(device), e.idx_j.to(device), e.shift.to(device, dtype), e.ptr.to(device)
+            )
+            for name, e in self.edges.items()
+        }
+        return Graph(self.batch.to(device, dtype), edges)
+
+    def differentiable(self) -> Graph:
+        """The same graph, ready for forces and stress by derivative.
+
+        Returns
+        -------
+        Graph
+            Positions and cells depend on the two `leaves`, a fresh copy of the positions and a
+            zero strain.
+        """
+        positions = self.batch.positions.detach().clone().requires_grad_(True)
+        strain = torch.zeros_like(self.batch.cell).requires_grad_(True)
+        if not bool(self.batch.pbc.any()):
+            # Without a cell the strain is not computed: stress has no meaning there.
+            return replace(
+                self, batch=replace(self.batch, positions=positions), leaves=(positions, strain)
+            )
+        symmetric = 0.5 * (strain + strain.transpose(1, 2))
+        per_atom = symmetric.index_select(0, self.batch.system_idx)
+        strained = positions + torch.einsum("ni,nij->nj", positions, per_atom)
+        cell = self.batch.cell + self.batch.cell @ symmetric
+        return replace(
+            self,
+            batch=replace(self.batch, positions=strained, cell=cell),
+            leaves=(positions, strain),
+        )
+
+    def vectors(self, name: str) -> Tensor:
+        """Edge vectors from atom i to atom j, shape (n_edges, 3), Å.
+
+        Parameters
+        ----------
+        name : str
+            Which neighbour list.
+
+        Returns
+        -------
+        Tensor
+            Differentiable in the positions and the strain.
+        """
+        edges, batch = self.edges[name], self.batch
+        vectors = batch.positions.index_select(0, edges.idx_j) - batch.positions.index_select(
+            0, edges.idx_i
+        )
+        if not bool(batch.pbc.any()):
+            return vectors
+        counts = edges.ptr[1:] - edges.ptr[:-1]
+        system = torch.repeat_interleave(
+            torch.arange(len(counts), device=counts.device), counts
+        )
+        return vectors + torch.einsum(
+            "ei,eij->ej", edges.shift.to(vectors.dtype), batch.cell.index_select(0, system)
+        )
+
+
+def neighbour_edges(batch: AtomBatch, cutoff: float, *, full: bool) -> Edges:
+    """Neighbour list of every structure of a batch, by vesin.
+
+    Parameters
+    ----------
+    batch : AtomBatch
+        Structures on the CPU.
+    cutoff : float
+        Å.
+    full : bool
+        Whether each pair is listed twice (i-j and j-i) or once.
+
+    Returns
+    -------
+    Edges
+        Sorted by structure, then by atom i.
+    """
+    from vesin import NeighborList
+
+    # One thread: a structure is too small to share, and a run's result must not depend on it.
+    lister = NeighborList(cutoff=cutoff, full_list=full, sorted=True, n_threads=1)
+    positions = batch.positions.detach().numpy().astype(np.float64)
+    cells = batch.cell.detach().numpy().astype(np.float64)
+    pbc, ptr = batch.pbc.numpy(), batch.ptr.numpy()
+    parts_i, parts_j, parts_s, counts = [], [], [], []
+    for s in range(batch.n_systems):
+        i, j, shift = lister.compute(
+            positions[ptr[s] : ptr[s + 1]], cells[s], pbc[s].tolist(), "ijS"
+        )
+        parts_i.append(i.astype(np.int64) + ptr[s])
+        parts_j.append(j.astype(np.int64) + ptr[s])
+        parts_s.append(shift)
+        counts.append(len(i))
+    return Edges(
+        idx_i=torch.from_numpy(np.concatenate(parts_i)),
+        idx_j=torch.from_numpy(np.concatenate(parts_j)),
+        shift=torch.from_numpy(np.concatenate(parts_s).astype(np.int8)),
+        ptr=torch.from_numpy(np.concatenate([[0], np.cumsum(counts)])),
+    )

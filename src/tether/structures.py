@@ -163,14 +163,14 @@ class AtomBatch:
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> AtomBatch:
-        """Move to a device; `dtype` applies to every floating tensor.
+        """Move to a device; `dtype` applies to the geometry, labels keep their precision.
 
         Parameters
         ----------
         device : torch.device or str, optional
             Where the tensors go; default: where they are.
         dtype : torch.dtype, optional
-            Floating type; default: as it is.
+            Of positions, cell, charge and spin; default: as it is.
 
         Returns
         -------
@@ -178,20 +178,20 @@ class AtomBatch:
             The moved batch.
         """
 
-        def move(tensor: Tensor) -> Tensor:
-            return tensor.to(device, dtype if tensor.is_floating_point() else None)
+        def cast(tensor: Tensor) -> Tensor:
+            return tensor.to(device, dtype)
 
         return replace(
             self,
-            numbers=move(self.numbers),
-            positions=move(self.positions),
-            ptr=move(self.ptr),
-            cell=move(self.cell),
-            pbc=move(self.pbc),
-            charge=move(self.charge),
-            spin=move(self.spin),
-            labels={name: move(value) for name, value in self.labels.items()},
-            atom_labels={name: move(value) for name, value in self.atom_labels.items()},
+            numbers=self.numbers.to(device),
+            positions=cast(self.positions),
+            ptr=self.ptr.to(device),
+            cell=cast(self.cell),
+            pbc=self.pbc.to(device),
+            charge=cast(self.charge),
+            spin=cast(self.spin),
+            labels={name: value.to(device) for name, value in self.labels.items()},
+            atom_labels={name: value.to(device) for name, value in self.atom_labels.items()},
         )
 
 

@@ -1,0 +1,84 @@
+"""Backbones by name: one function, one `match`, and an entry point for third parties."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, Literal
+
+from tether.errors import TetherError
+
+if TYPE_CHECKING:
+    from tether.backbones.protocol import Backbone
+
+__all__ = ["BACKBONES", "load_backbone"]
+
+#: Name → (what it is, the extra that installs it).
+BACKBONES: dict[str, tuple[str, str]] = {
+    "so3lr": ("SO3LR, 530k parameters, molecules of H C N O F P S Cl, PBE0+MBD", "so3lr"),
+    "so3krates": ("SO3krates of any size with random weights", "so3lr"),
+    "tiny": ("small equivariant network with random weights, for tests", ""),
+}
+
+
+def load_backbone(
+    name: str,
+    *,
+    weights: Literal["pretrained", "random"] = "pretrained",
+    seed: int = 0,
+    options: dict[str, Any] | None = None,
+) -> Backbone:
+    """Load a backbone.
+
+    Parameters
+    ----------
+    name : str
+        One of `BACKBONES`, or an entry point of the group ``tether.backbones``.
+    weights : {"pretrained", "random"}
+        Published weights, or the same architecture from a seed.
+    seed : int
+        Of random weights.
+    options : dict, optional
+        Size, where the architecture has one (`So3kratesConfig`).
+
+    Returns
+    -------
+    Backbone
+        A ``torch.nn.Module``, on the CPU.
+
+    Raises
+    ------
+    TetherError
+        For an unknown name or option, or a missing package.
+    """
+    options = dict(options or {})
+    try:
+        match name:
+            case "so3lr" if weights == "pretrained" and not options:
+                from tether.backbones.so3lr import load_so3lr
+
+                return load_so3lr()
+            case "so3lr" | "so3krates":
+                from tether.backbones.so3krates import So3krates, So3kratesConfig
+
+                if "degrees" in options:
+                    options["degrees"] = tuple(options["degrees"])
+                return So3krates(So3kratesConfig(**options), seed=seed)
+            case "tiny":
+                from tether.testing.tiny import TinyBackbone
+
+                return TinyBackbone(seed=seed, **options)
+    except TypeError as error:
+        raise TetherError(
+            f"options {options} of backbone {name!r} ({error})",
+            expected="options of that architecture",
+            fix="see `tether list`",
+        ) from None
+    for entry in entry_points(group="tether.backbones"):
+        if entry.name == name:
+            backbone: Backbone = entry.load()(weights=weights, seed=seed, **options)
+            return backbone
+    raise TetherError(
+        f"unknown backbone {name!r}",
+        expected=f"one of {', '.join(BACKBONES)}",
+        fix="set backbone.name=so3lr, or install the package that brings it",
+    )

@@ -1,0 +1,61 @@
+"""``tether adapt``: one recipe, one seed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from tether.cli.options import ConfigOption, DryRunOption, JsonOption, OverridesArgument
+
+__all__ = ["adapt_command"]
+
+
+def adapt_command(
+    overrides: OverridesArgument = None,
+    *,
+    config: ConfigOption = None,
+    recipe: Annotated[str, typer.Option("--recipe", "-r", help="A name in `tether list`.")] = "mft",
+    seed: Annotated[int, typer.Option(help="Of head, data order and random weights.")] = 0,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Run folder.")] = Path("run"),
+    as_json: JsonOption = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Adapt a backbone with one recipe; run it again after a kill and it continues."""
+    from tether.cli.progress import run_progress
+    from tether.compare import Job
+    from tether.config import load_config
+
+    loaded = load_config(config, [*(overrides or []), f"recipes=[{recipe}]", f"seeds=[{seed}]"])
+    job = Job(loaded.points()[0], seed, loaded.settings(), out)
+    console = Console(stderr=as_json)
+    if dry_run:
+        console.print(loaded.to_yaml(), markup=False)
+        return
+    from tether.adapt import adapt
+    from tether.serialization import atomic_path, read_json
+
+    with run_progress([job], console=console) as report:
+        run = adapt(
+            loaded.inputs(),
+            job.recipe,
+            job.settings,
+            out=out,
+            seed=seed,
+            backbone=loaded.backbone_choice(),
+            head=loaded.head_choice(),
+            report=lambda progress: report(job, progress.task_steps["property"], "running"),
+        )
+        report(job, job.settings.property_steps, "done")
+    with atomic_path(run.config) as temporary:
+        temporary.write_text(loaded.to_yaml())
+    metrics = read_json(run.metrics)
+    if as_json:
+        typer.echo(json.dumps(metrics))
+        return
+    from tether.cli.progress import print_run
+
+    print_run(run, metrics, console)

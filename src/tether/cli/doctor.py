@@ -1,0 +1,70 @@
+"""``tether doctor``: whether this environment can do what it should, in words."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+
+import typer
+from rich.console import Console
+
+from tether.cli.options import JsonOption
+
+__all__ = ["doctor_command"]
+
+#: Import name → (what it brings, the extra).
+_OPTIONAL = {
+    "so3krates_torch": ("backbone so3lr", "so3lr"),
+    "qm9pack": ("the QM9 data set", "qm9"),
+    "tblite": ("GFN2-xTB labels", "xtb"),
+}
+
+
+def doctor_command(*, as_json: JsonOption = False) -> None:
+    """Check packages, weights and device; exit code 1 when something is broken."""
+    findings = [*_packages(), _weights(), _device()]
+    if as_json:
+        keys = ("state", "what", "detail")
+        typer.echo(json.dumps([dict(zip(keys, row, strict=True)) for row in findings]))
+    else:
+        console = Console(highlight=False)
+        colours = {"ok": "green", "missing": "yellow", "broken": "red"}
+        for state, what, detail in findings:
+            console.print(f"[{colours[state]}]{state:8}[/] {what}: {detail}")
+    if any(state == "broken" for state, _, _ in findings):
+        raise typer.Exit(1)
+
+
+def _packages() -> list[tuple[str, str, str]]:
+    from tether.run import environment
+
+    versions = environment()
+    rows = [("ok", "tether", f"{versions['tether']} on Python {versions['python']}")]
+    for module, (what, extra) in _OPTIONAL.items():
+        if importlib.util.find_spec(module) is None:
+            rows.append(("missing", what, f"pip install 'tether[{extra}]'"))
+        else:
+            rows.append(("ok", what, versions.get(module.replace("_", "-")) or "installed"))
+    return rows
+
+
+def _weights() -> tuple[str, str, str]:
+    from tether.errors import TetherError
+
+    if importlib.util.find_spec("so3krates_torch") is None:
+        return "missing", "SO3LR weights", "come with the package so3krates-torch"
+    try:
+        from tether.backbones.load import load_backbone
+
+        spec = load_backbone("so3lr").spec
+    except (TetherError, ImportError, RuntimeError) as error:
+        return "broken", "SO3LR weights", str(error)
+    return "ok", "SO3LR weights", f"sha256 {spec.sha256[:12]}… loaded"
+
+
+def _device() -> tuple[str, str, str]:
+    import torch
+
+    where = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no GPU"
+    return "ok", "device", f"{where}; {os.cpu_count()} cores; torch {torch.__version__}"

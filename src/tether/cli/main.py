@@ -1,0 +1,69 @@
+"""``tether``: one verb a command; each parses, calls one library function, prints."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import click
+import typer
+from rich.console import Console
+
+from tether import __version__
+from tether.errors import TetherError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Adapt pretrained 3D atomistic models without letting them forget their physics.",
+)
+
+#: Verb → what `tether --help` says. Each lives in ``tether/cli/<verb>.py``; the heavy imports
+#: happen inside the commands, so that help and errors come at once.
+VERBS = ("prepare", "split", "label", "adapt", "compare", "predict", "report", "list", "doctor")
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: bool = typer.Option(False, "--version", help="Print the version and exit."),
+) -> None:
+    if version:
+        typer.echo(f"tether {__version__}")
+        raise typer.Exit
+
+
+for _verb in VERBS:
+    _module = import_module(f"tether.cli.{_verb}")
+    app.command(_verb)(getattr(_module, f"{_verb}_command"))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line.
+
+    Exit code 0: done; 2: bad input, said in one line; 1: a defect, with its traceback.
+
+    Parameters
+    ----------
+    arguments : list of str, optional
+        Default: ``sys.argv``.
+    """
+    try:
+        app(arguments, standalone_mode=False)
+    except TetherError as error:
+        _fail(str(error))
+    except click.UsageError as error:
+        _fail(error.format_message())
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        _fail("interrupted; the same command continues where it was")
+
+
+def _fail(message: str) -> None:
+    # One line however narrow the terminal is: scripts read it.
+    Console(stderr=True, soft_wrap=True, highlight=False).print(f"error: {message}", markup=False)
+    sys.exit(2)

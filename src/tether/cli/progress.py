@@ -1,0 +1,117 @@
+"""Progress bars of runs, and the table of a single one."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from rich.console import Console
+
+    from tether.compare import Job
+    from tether.run import Run
+
+__all__ = ["print_run", "run_progress"]
+
+#: Without a terminal a line is printed each time a run has done another part of this size.
+PLAIN_PARTS = 10
+
+
+@contextmanager
+def run_progress(
+    jobs: Sequence[Job], *, console: Console
+) -> Iterator[Callable[[Job, int, str], None]]:
+    """A bar for all runs, and one for each that is running.
+
+    Parameters
+    ----------
+    jobs : sequence of Job
+        What will run.
+    console : Console
+        Where to draw; a log file gets plain lines instead.
+
+    Yields
+    ------
+    callable
+        To be called with a job, its property steps so far, and its state.
+    """
+    total = sum(job.settings.property_steps for job in jobs)
+    done: dict[str, int] = {}
+    parts: dict[str, int] = {}
+    bars: dict[str, Any] = {}
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    ) as progress:
+        overall = progress.add_task("all runs", total=total, visible=len(jobs) > 1)
+
+        def report(job: Job, steps: int, state: str) -> None:
+            name, n_steps = job.out.name, job.settings.property_steps
+            done[name] = steps
+            progress.update(overall, completed=sum(done.values()))
+            if state == "running" and name not in bars:
+                bars[name] = progress.add_task(name, total=n_steps)
+            if name in bars:
+                progress.update(bars[name], completed=steps, visible=state == "running")
+            part = PLAIN_PARTS * steps // n_steps
+            if not console.is_terminal and part != parts.get(name) and state != "waiting":
+                parts[name] = part
+                console.print(f"{name}: {steps}/{n_steps} property steps, {state}")
+
+        yield report
+
+
+def print_run(run: Run, metrics: dict[str, Any], console: Console) -> None:
+    """Table of one run's errors, and where its files are.
+
+    Parameters
+    ----------
+    run : Run
+        Complete.
+    metrics : dict
+        Content of its ``metrics.json``.
+    console : Console
+        Where to print.
+    """
+    table = Table(title=f"{run.folder}: best at property step {metrics['best_step']}")
+    for heading, side in (("target", "left"), ("subset", "left"), ("n", "right")):
+        table.add_column(heading, justify=side)  # type: ignore[arg-type]
+    for heading in ("MAE", "RMSE", "R²"):
+        table.add_column(heading, justify="right")
+    grouped: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in metrics["rows"]:
+        grouped.setdefault((row["target"], row["subset"]), {"n": row["n"], "unit": row["unit"]})[
+            row["metric"]
+        ] = row["value"]
+    for (target, subset), row in grouped.items():
+        cells = [f"{row[name]:.4g}" if name in row else "–" for name in ("mae", "rmse", "r2")]
+        table.add_row(f"{target} ({row['unit']})", subset, str(row["n"]), *cells)
+    console.print(table)
+    if metrics["forgetting"] is not None:
+        before, after = (metrics["forgetting"][k]["force_mae"] for k in ("before", "after"))
+        text = "–" if before is None else f"{before:.3f}"
+        console.print(f"force MAE on held-out data: {text} → {after:.3f} eV/Å")
+    for path, what in (
+        (run.weights, "best weights on the ID validation set"),
+        (run.predictions, "a row for each structure of the validation and test sets"),
+        (run.metrics, "these numbers"),
+        (run.log, "losses and validations over the steps"),
+    ):
+        console.print(f"  {path}  [dim]{what}[/dim]")

@@ -1,0 +1,186 @@
+"""`compare`: recipes × seeds → run folders, one table, one report."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tether.adapt import adapt
+from tether.config import Config
+from tether.errors import TetherError
+from tether.report.build import build_report
+from tether.run import Run
+from tether.serialization import atomic_path, write_json
+from tether.summary import summarise
+from tether.training.log import read_log
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tether.recipe import Recipe
+    from tether.training.settings import TrainingSettings
+
+__all__ = ["Job", "compare", "plan"]
+
+#: Seconds between looks at the runs' logs.
+POLL = 1.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a comparison.
+
+    Attributes
+    ----------
+    recipe : Recipe
+        What is done.
+    seed : int
+        With which seed.
+    settings : TrainingSettings
+        Length and optimiser, after the budget was applied.
+    out : Path
+        Its folder.
+    """
+
+    recipe: Recipe
+    seed: int
+    settings: TrainingSettings
+    out: Path
+
+
+def plan(config: Config, out: Path) -> list[Job]:
+    """The runs of a comparison, seed by seed so that every recipe has a first result early.
+
+    Parameters
+    ----------
+    config : Config
+        What to compare.
+    out : Path
+        Folder of the comparison.
+
+    Returns
+    -------
+    list of Job
+        In the order in which they start.
+    """
+    settings = config.settings()
+    return [
+        Job(
+            recipe,
+            seed,
+            replace(settings, property_steps=_property_steps(config, recipe)),
+            out / "runs" / f"{recipe.name}-s{seed}",
+        )
+        for seed in config.seeds
+        for recipe in config.points()
+    ]
+
+
+def _property_steps(config: Config, recipe: Recipe) -> int:
+    """Matched steps, or as many as the cost of `property_steps` plain property steps pays for."""
+    settings = config.settings()
+    if config.budget == "steps" or not recipe.forcefield:
+        return settings.property_steps
+    per_step = config.forcefield_cost * settings.forcefield_batch_size / settings.batch_size
+    if recipe.balance == "sampled":
+        per_step *= (1.0 - recipe.property_probability) / recipe.property_probability
+    return max(1, round(settings.property_steps / (1.0 + per_step)))
+
+
+def compare(
+    config: Config,
+    *,
+    out: Path,
+    report: Callable[[Job, int, str], None] = lambda _job, _steps, _state: None,
+) -> dict[str, Any]:
+    """Run what is not yet complete, one process a core; then summarise and write the report.
+
+    Parameters
+    ----------
+    config : Config
+        What to compare.
+    out : Path
+        Folder of the comparison; a killed comparison continues in it.
+    report : callable
+        Called with a job, its property steps so far and its state: waiting, running, done.
+
+    Returns
+    -------
+    dict
+        The content of ``summary.json``.
+
+    Raises
+    ------
+    TetherError
+        For bad input; the first failing run stops the comparison.
+    """
+    jobs = plan(config, out)
+    out.mkdir(parents=True, exist_ok=True)
+    with atomic_path(out / "config.yaml") as temporary:
+        temporary.write_text(config.to_yaml())
+    _run_all(jobs, config, report)
+    summary = summarise(out, config=config)
+    write_json(out / "summary.json", summary)
+    build_report(out)
+    return summary
+
+
+def _run_all(jobs: list[Job], config: Config, report: Callable[[Job, int, str], None]) -> None:
+    waiting = [job for job in jobs if not Run(job.out).is_complete]
+    for job in jobs:
+        report(job, job.settings.property_steps if job not in waiting else 0, "waiting")
+    if not waiting:
+        return
+    n_workers = min(config.workers or os.cpu_count() or 1, len(waiting))
+    threads = max(1, (os.cpu_count() or 1) // n_workers)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(n_workers, mp_context=context) as pool:
+        futures = {pool.submit(_run_one, config, job, threads): job for job in waiting}
+        try:
+            while futures:
+                for future in [f for f in futures if f.done()]:
+                    job = futures.pop(future)
+                    future.result()
+                    report(job, job.settings.property_steps, "done")
+                for future, job in futures.items():
+                    if future.running():
+                        report(job, _steps_so_far(job), "running")
+                time.sleep(POLL)
+        except BaseException:
+            # Do not wait for runs that are still going: they resume from their checkpoints.
+            for process in list(pool._processes.values()):  # noqa: SLF001
+                process.terminate()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _run_one(config: Config, job: Job, threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+    run = adapt(
+        config.inputs(),
+        job.recipe,
+        job.settings,
+        out=job.out,
+        seed=job.seed,
+        backbone=config.backbone_choice(),
+        head=config.head_choice(),
+    )
+    if not run.is_complete:
+        raise TetherError(
+            f"run {job.out} ended without metrics", expected="a complete run", fix="run it again"
+        )
+    single = config.model_copy(update={"recipes": (job.recipe.name,), "seeds": (job.seed,)})
+    with atomic_path(run.config) as temporary:
+        temporary.write_text(single.to_yaml())
+
+
+def _steps_so_far(job: Job) -> int:
+    events = read_log(Run(job.out).log)
+    return int(events[-1]["property_steps"]) if events else 0

@@ -1,0 +1,186 @@
+"""`PropertyHead`: node features → one property, pooled over the atoms of each structure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tether.errors import TetherError
+
+if TYPE_CHECKING:
+    from tether.features import Features
+    from tether.structures import AtomBatch
+    from tether.targets import Target
+
+__all__ = ["Pooling", "PropertyHead"]
+
+Pooling = Literal["mean", "sum", "max"]
+#: Atomic numbers run to 118; entry 0 stays empty.
+N_ELEMENTS = 119
+_DEFAULT_POOLING: dict[str, Pooling] = {"intensive": "mean", "extensive": "sum", "max": "max"}
+
+
+class PropertyHead(nn.Module):
+    """An atom-wise perceptron and a pooling; predicts standardised labels.
+
+    The standardisation travels with the head: ``label = mean + std * output + Σ reference[Z]``,
+    the last term a per-element linear reference that only extensive targets get (JMP,
+    arXiv 2310.16802, does so for ZPVE, U0, U, H, G, Cv).
+
+    Parameters
+    ----------
+    target : Target
+        What is predicted.
+    n_features : int
+        Width of the node features.
+    pooling : {"mean", "sum", "max"}, optional
+        Default by the kind of the target: intensive, extensive, max.
+    n_hidden : int
+        Width of the hidden layer; 0 makes the head linear.
+    seed : int
+        Of the initial weights; the global generator is left as it was.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        n_features: int,
+        *,
+        pooling: Pooling | None = None,
+        n_hidden: int = 128,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if target.kind in {"vector", "class"}:
+            raise TetherError(
+                f"target {target.name!r} is of kind {target.kind!r}",
+                expected="intensive, extensive or max",
+                fix="vector and class heads are not built yet; predict a scalar",
+            )
+        self.target = target
+        self.pooling: Pooling = pooling or _DEFAULT_POOLING[target.kind]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            if n_hidden:
+                self.readout: nn.Module = nn.Sequential(
+                    nn.Linear(n_features, n_hidden),
+                    nn.SiLU(),
+                    nn.Linear(n_hidden, target.n_components),
+                )
+            else:
+                self.readout = nn.Linear(n_features, target.n_components)
+        self.register_buffer("mean", torch.zeros(target.n_components, dtype=torch.float64))
+        self.register_buffer("std", torch.ones(target.n_components, dtype=torch.float64))
+        self.register_buffer("reference", torch.zeros(N_ELEMENTS, dtype=torch.float64))
+        self.mean: Tensor
+        self.std: Tensor
+        self.reference: Tensor
+
+    def fit_scale(self, batch: AtomBatch) -> None:
+        """Take mean, standard deviation and element reference from labelled structures.
+
+        Parameters
+        ----------
+        batch : AtomBatch
+            Training structures with the target among their labels.
+
+        Raises
+        ------
+        TetherError
+            When no structure is labelled, or all labels are equal.
+        """
+        from tether.data.statistics import fit_element_reference
+
+        values = self._labels(batch).double().numpy()
+        if self.target.kind == "extensive" and self.target.level == "system":
+            counts = element_counts(batch)
+            elements, coefficients = fit_element_reference(counts, values[:, 0])
+            self.reference[torch.as_tensor(elements)] = torch.as_tensor(coefficients)
+        residual = values - self._offset(batch).numpy()
+        known = ~np.isnan(residual).any(axis=1)
+        std = residual[known].std(axis=0) if known.any() else np.zeros(1)
+        if not known.any() or not (std > 0).all():
+            raise TetherError(
+                f"target {self.target.name!r} has {int(known.sum())} labels of spread {std.max()}",
+                expected="training labels that differ",
+                fix="check the label column and the split",
+            )
+        self.mean.copy_(torch.as_tensor(residual[known].mean(axis=0)))
+        self.std.copy_(torch.as_tensor(std))
+
+    def forward(self, features: Features, batch: AtomBatch) -> Tensor:
+        """Standardised prediction.
+
+        Parameters
+        ----------
+        features : Features
+            Of the batch.
+        batch : AtomBatch
+            For its system indices.
+
+        Returns
+        -------
+        Tensor, shape (n_systems, n_components), or (n_atoms, n_components) for atom targets
+        """
+        atomic: Tensor = self.readout(features.node)
+        if self.target.level == "atom":
+            return atomic
+        index, shape = batch.system_idx, (batch.n_systems, atomic.shape[1])
+        if self.pooling == "max":
+            expanded = index.unsqueeze(1).expand_as(atomic)
+            return atomic.new_zeros(shape).scatter_reduce(
+                0, expanded, atomic, "amax", include_self=False
+            )
+        total = atomic.new_zeros(shape).index_add(0, index, atomic)
+        return total / batch.counts.unsqueeze(1) if self.pooling == "mean" else total
+
+    def standardise(self, batch: AtomBatch) -> Tensor:
+        """Labels of the batch on the scale of `forward`; NaN where unlabelled."""
+        labels = self._labels(batch)
+        offset = self._offset(batch)
+        return ((labels.double() - offset - self.mean) / self.std).to(torch.get_default_dtype())
+
+    def physical(self, output: Tensor, batch: AtomBatch) -> Tensor:
+        """Predictions in the unit of the target, double precision."""
+        return output.double() * self.std + self.mean + self._offset(batch)
+
+    def _labels(self, batch: AtomBatch) -> Tensor:
+        kind = batch.labels if self.target.level == "system" else batch.atom_labels
+        if self.target.name not in kind:
+            raise TetherError(
+                f"there is no label {self.target.name!r}",
+                expected=f"one of {', '.join(sorted(kind)) or 'none'}",
+                fix="set targets to a label of the store (`tether list STORE`)",
+            )
+        value = kind[self.target.name]
+        return value.unsqueeze(1) if value.ndim == 1 else value
+
+    def _offset(self, batch: AtomBatch) -> Tensor:
+        """Sum of the element references, shape (n_systems, 1); zero but for extensive targets."""
+        if self.target.level == "atom":
+            return self.mean.new_zeros(1, 1)
+        atomic = self.reference.index_select(0, batch.numbers)
+        total = self.reference.new_zeros(batch.n_systems).index_add(0, batch.system_idx, atomic)
+        return total.unsqueeze(1)
+
+
+def element_counts(batch: AtomBatch) -> np.ndarray:
+    """Atoms of each element in each structure.
+
+    Parameters
+    ----------
+    batch : AtomBatch
+        Structures.
+
+    Returns
+    -------
+    ndarray, shape (n_systems, 119)
+        Indexed by atomic number.
+    """
+    counts = torch.zeros(batch.n_systems * N_ELEMENTS, dtype=torch.float64)
+    index = batch.system_idx * N_ELEMENTS + batch.numbers
+    counts.index_add_(0, index, torch.ones(batch.n_atoms, dtype=torch.float64))
+    return counts.view(batch.n_systems, N_ELEMENTS).numpy()

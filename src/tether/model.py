@@ -1,0 +1,184 @@
+"""`AdaptedModel`: one backbone, and one head for each target."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from tether.backbones.protocol import Potential
+from tether.errors import TetherError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    import numpy as np
+
+    from tether.backbones.protocol import Backbone
+    from tether.features import Features
+    from tether.graph import Graph
+    from tether.heads.readout import PropertyHead
+    from tether.structures import AtomBatch
+
+__all__ = ["AdaptedModel"]
+
+
+class AdaptedModel(nn.Module):
+    """A backbone with property heads; the pretrained potential stays inside the backbone.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        Also a ``torch.nn.Module``.
+    heads : iterable of PropertyHead
+        One a target.
+    """
+
+    def __init__(self, backbone: Backbone, heads: Iterable[PropertyHead]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.heads = nn.ModuleDict({head.target.name: head for head in heads})
+
+    @property
+    def is_potential(self) -> bool:
+        """Whether the backbone has a pretrained energy head."""
+        return isinstance(self.backbone, Potential)
+
+    def block_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the representation: what all tasks share."""
+        return [parameter for _, block in self.backbone.blocks() for parameter in block]
+
+    def potential_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the backbone outside the representation: its energy head."""
+        shared = {id(parameter) for parameter in self.block_parameters()}
+        return [p for p in self._backbone_module().parameters() if id(p) not in shared]
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the property heads."""
+        return list(self.heads.parameters())
+
+    def features(self, graph: Graph) -> Features:
+        """Backbone features of a prepared graph."""
+        features: Features = self._backbone_module()(graph)
+        return features
+
+    def forward(self, graph: Graph) -> dict[str, Tensor]:
+        """Standardised prediction of every head, by target name."""
+        features = self.features(graph)
+        return {name: head(features, graph.batch) for name, head in self.heads.items()}
+
+    def energy_forces(
+        self, graph: Graph, *, create_graph: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Energy, forces and stress of the pretrained head on the present features.
+
+        Parameters
+        ----------
+        graph : Graph
+            Prepared; made differentiable here.
+        create_graph : bool
+            Keep forces differentiable, for training.
+
+        Returns
+        -------
+        energy, forces, stress
+            See `Potential.energy_forces`.
+
+        Raises
+        ------
+        TetherError
+            When the backbone has no potential.
+        """
+        if not isinstance(self.backbone, Potential):
+            raise TetherError(
+                f"backbone {self.backbone.spec.name!r} has no energy head",
+                expected="a potential",
+                fix="choose a recipe without a force-field task, or another backbone",
+            )
+        leaf = graph.differentiable()
+        return self.backbone.energy_forces(leaf, self.features(leaf), create_graph=create_graph)
+
+    @torch.no_grad()
+    def predict(self, graph: Graph, *, batch_size: int = 64) -> dict[str, np.ndarray]:
+        """Predictions in the unit of each target; keeps no autograd graph.
+
+        Parameters
+        ----------
+        graph : Graph
+            Prepared structures.
+        batch_size : int
+            Structures at a time.
+
+        Returns
+        -------
+        dict of str to ndarray, shape (n_systems,) or (n_systems, k); atoms for atom targets
+        """
+        parts: dict[str, list[Tensor]] = {name: [] for name in self.heads}
+        for piece in _pieces(graph, batch_size):
+            for name, output in self(piece).items():
+                parts[name].append(self.heads[name].physical(output, piece.batch))
+        return {name: _squeeze(torch.cat(values)) for name, values in parts.items()}
+
+    @torch.no_grad()
+    def fingerprint(self, batch: AtomBatch, *, batch_size: int = 64) -> np.ndarray:
+        """Mean node features of each structure, shape (n_systems, n_features)."""
+        graph = self.backbone.prepare(batch)
+        parts = []
+        for piece in _pieces(graph, batch_size):
+            node = self.features(piece).node
+            total = node.new_zeros(piece.n_systems, node.shape[1])
+            total.index_add_(0, piece.batch.system_idx, node)
+            parts.append(total / piece.batch.counts.unsqueeze(1))
+        return torch.cat(parts).numpy()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every parameter and buffer once, by name: what a checkpoint holds."""
+        return {**dict(self.named_parameters()), **dict(self.named_buffers())}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copy tensors in; every one of this model must be there, none may be left over.
+
+        Parameters
+        ----------
+        tensors : mapping of str to Tensor
+            From `tensors`, as read from a file.
+
+        Raises
+        ------
+        TetherError
+            For a missing, unknown or wrongly shaped tensor.
+        """
+        own = self.tensors()
+        if own.keys() != tensors.keys():
+            wrong = sorted(own.keys() ^ tensors.keys())
+            raise TetherError(
+                f"{len(wrong)} tensors do not match, the first is {wrong[0]!r}",
+                expected="the weights of this backbone and these targets",
+                fix="load the run with the config that made it",
+            )
+        with torch.no_grad():
+            for name, tensor in own.items():
+                if tensor.shape != tensors[name].shape:
+                    raise TetherError(
+                        f"tensor {name!r} has shape {tuple(tensors[name].shape)}",
+                        expected=f"{tuple(tensor.shape)}",
+                        fix="load the run with the config that made it",
+                    )
+                tensor.copy_(tensors[name])
+
+    def _backbone_module(self) -> nn.Module:
+        module: object = self.backbone
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"{type(module).__name__} is not a torch.nn.Module")
+        return module
+
+
+def _pieces(graph: Graph, batch_size: int) -> Iterable[Graph]:
+    for start in range(0, graph.n_systems, batch_size):
+        yield graph.select(torch.arange(start, min(start + batch_size, graph.n_systems)))
+
+
+def _squeeze(values: Tensor) -> np.ndarray:
+    array: np.ndarray = values.numpy()
+    return array[:, 0] if array.shape[1] == 1 else array

@@ -1,0 +1,171 @@
+"""`predict`: structures in, properties out, from a finished run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tether.adapt import build_model
+from tether.config import load_config
+from tether.data.read import read_structures
+from tether.data.store import Store
+from tether.errors import TetherError
+from tether.run import Run
+from tether.serialization import atomic_path, load_tensors
+from tether.structures import to_ase
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tether.model import AdaptedModel
+    from tether.structures import AtomBatch
+
+__all__ = ["Predicted", "load_run", "predict"]
+
+FORMATS = (".parquet", ".csv", ".xyz", ".extxyz")
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Predictions of one input.
+
+    Attributes
+    ----------
+    ids : tuple of str
+        Names of the structures, in order.
+    values : dict of str to ndarray, shape (n_systems,)
+        By target name.
+    units : dict of str to str
+        Of each target.
+    """
+
+    ids: tuple[str, ...]
+    values: dict[str, np.ndarray]
+    units: dict[str, str]
+
+
+def load_run(folder: Path) -> AdaptedModel:
+    """The adapted model of a finished run.
+
+    Parameters
+    ----------
+    folder : Path
+        A run folder.
+
+    Returns
+    -------
+    AdaptedModel
+        With the best weights.
+
+    Raises
+    ------
+    TetherError
+        When the folder is no finished run, or its weights are corrupt.
+    """
+    run = Run(folder)
+    if not run.weights.exists() or not run.config.exists():
+        raise TetherError(
+            f"{folder} is no finished run",
+            expected="a folder with config.yaml and weights.safetensors",
+            fix="make one with `tether adapt`, or name one of comparison/runs/*",
+        )
+    config = load_config(run.config)
+    model = build_model(
+        Store.open(config.store),
+        config.targets,
+        config.points()[0],
+        seed=config.seeds[0],
+        backbone=config.backbone_choice(),
+        head=config.head_choice(),
+    )
+    model.load(load_tensors(run.weights))
+    return model
+
+
+def predict(
+    folder: Path,
+    source: Path,
+    *,
+    out: Path | None = None,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Predicted:
+    """Predict every structure of a file.
+
+    Parameters
+    ----------
+    folder : Path
+        A finished run.
+    source : Path
+        Anything that `prepare` reads, or a store.
+    out : Path, optional
+        ``.parquet``, ``.csv`` or ``.xyz``/``.extxyz``; written atomically.
+    progress : callable
+        Called with the number of structures done.
+
+    Returns
+    -------
+    Predicted
+        In the order of the file.
+
+    Raises
+    ------
+    TetherError
+        For an unknown format, or a structure that the backbone does not take; nothing is written.
+    """
+    if out is not None and out.suffix not in FORMATS:
+        raise TetherError(
+            f"cannot write {out.name!r}", expected=f"one of {', '.join(FORMATS)}", fix="rename --out"
+        )
+    model = load_run(folder)
+    batches, ids = [], []
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in model.heads}
+    for batch in _batches(source):
+        found = model.predict(model.backbone.prepare(batch))
+        for name, values in found.items():
+            parts[name].append(values)
+        ids += list(batch.ids)
+        if out is not None and out.suffix in {".xyz", ".extxyz"}:
+            batches.append(batch)
+        progress(len(ids))
+    values = {name: np.concatenate(arrays) for name, arrays in parts.items()}
+    units = {name: head.target.unit for name, head in model.heads.items()}
+    predicted = Predicted(tuple(ids), values, units)
+    if out is not None:
+        _write(predicted, batches, out)
+    return predicted
+
+
+def _batches(source: Path) -> Iterator[AtomBatch]:
+    if source.suffix == ".arrow":
+        store = Store.open(source)
+        for start in range(0, store.n_systems, 4096):
+            yield store.batch(np.arange(start, min(start + 4096, store.n_systems)))
+        return
+    for chunk in read_structures(source):
+        yield chunk.batch
+
+
+def _write(predicted: Predicted, batches: list[AtomBatch], out: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    with atomic_path(out) as temporary:
+        if out.suffix in {".xyz", ".extxyz"}:
+            import ase.io
+
+            frames = [atoms for batch in batches for atoms in to_ase(batch)]
+            for position, atoms in enumerate(frames):
+                for name, values in predicted.values.items():
+                    atoms.info[f"{name}_predicted"] = float(values[position])
+            ase.io.write(temporary, frames, format="extxyz")
+            return
+        table = pa.table({"id": list(predicted.ids), **predicted.values})
+        if out.suffix == ".csv":
+            pyarrow.csv.write_csv(table, temporary)
+        else:
+            units = {f"unit.{name}": unit for name, unit in predicted.units.items()}
+            pyarrow.parquet.write_table(table.replace_schema_metadata(units), temporary)

@@ -1,0 +1,117 @@
+"""`Run`: a folder with typed paths; folders are the interface between environments."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from tether.errors import TetherError
+from tether.serialization import read_json, write_json
+
+__all__ = ["Run", "environment"]
+
+_PACKAGES = ("tether", "torch", "numpy", "ase", "vesin", "so3krates-torch", "tblite", "qm9pack")
+
+
+@dataclass(frozen=True)
+class Run:
+    """Paths of one run.
+
+    Attributes
+    ----------
+    folder : Path
+        Made when something is first written.
+    """
+
+    folder: Path
+
+    @property
+    def config(self) -> Path:
+        """What was asked for, YAML."""
+        return self.folder / "config.yaml"
+
+    @property
+    def provenance(self) -> Path:
+        """Versions, hashes, device."""
+        return self.folder / "provenance.json"
+
+    @property
+    def split(self) -> Path:
+        """The split used."""
+        return self.folder / "split.json"
+
+    @property
+    def weights(self) -> Path:
+        """Best weights on the ID validation set."""
+        return self.folder / "weights.safetensors"
+
+    @property
+    def checkpoint(self) -> Path:
+        """State to resume from."""
+        return self.folder / "state" / "checkpoint.safetensors"
+
+    @property
+    def log(self) -> Path:
+        """One JSON object a line."""
+        return self.folder / "log.jsonl"
+
+    @property
+    def predictions(self) -> Path:
+        """A row for each structure and target of the validation and test sets."""
+        return self.folder / "predictions.parquet"
+
+    @property
+    def metrics(self) -> Path:
+        """Written last: a run is complete when it is there."""
+        return self.folder / "metrics.json"
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the run has finished."""
+        return self.metrics.exists()
+
+    def claim(self, identity: dict[str, Any]) -> None:
+        """Take the folder for this run, or refuse one that holds another.
+
+        Parameters
+        ----------
+        identity : dict
+            What determines the result (recipe, seed, data, settings); written on first use.
+
+        Raises
+        ------
+        TetherError
+            When the folder holds a run with another identity.
+        """
+        known = self.folder / "state" / "identity.json"
+        if known.exists():
+            before = read_json(known)
+            if before != identity:
+                changed = sorted(k for k in {*before, *identity} if before.get(k) != identity.get(k))
+                raise TetherError(
+                    f"{self.folder} holds a run with other {', '.join(changed)}",
+                    expected="an empty folder, or the same run to resume",
+                    fix="choose another folder, or delete this one",
+                )
+        else:
+            write_json(known, identity)
+
+
+def environment() -> dict[str, Any]:
+    """Versions and device, for provenance.
+
+    Returns
+    -------
+    dict
+        Python, platform, and the version of each package that may matter.
+    """
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    return {"python": platform.python_version(), "platform": platform.platform(), **versions}

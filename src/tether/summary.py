@@ -1,0 +1,246 @@
+"""`summarise`: the run folders of a comparison → the numbers of every table and plot.
+
+Errors come from ``predictions.parquet`` alone, so that a table can always be made again.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from tether.data.store import Store
+from tether.metrics.intervals import Statistic, bootstrap_interval, paired_gain, seed_pooled_interval
+from tether.metrics.regression import mae, rmse
+from tether.metrics.shift import clip_oracle, mean_predictor
+from tether.run import Run
+from tether.serialization import read_json
+from tether.splits.split import Split
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tether.config import Config
+
+__all__ = ["summarise"]
+
+STATISTICS: tuple[Statistic, ...] = ("mae", "rmse")
+#: Recipes that others are compared with, where they were run.
+REFERENCES = ("scratch", "full")
+Errors = dict[tuple[str, int], dict[tuple[str, str], np.ndarray]]
+
+
+def summarise(folder: Path, *, config: Config) -> dict[str, Any]:
+    """Collect complete runs.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the comparison, with ``runs/<recipe>-s<seed>/``.
+    config : Config
+        What was compared.
+
+    Returns
+    -------
+    dict
+        The content of ``summary.json``; see `ARCHITECTURE.md`. Errors are in the target's unit,
+        forces in eV/Å, energies in eV/atom.
+    """
+    names = [point.name for point in config.points()]
+    runs = {
+        (name, seed): Run(folder / "runs" / f"{name}-s{seed}")
+        for name in names
+        for seed in config.seeds
+    }
+    complete = {key: run for key, run in runs.items() if run.is_complete}
+    metrics = {key: read_json(run.metrics) for key, run in complete.items()}
+    errors: Errors = {key: _errors(run) for key, run in complete.items()}
+    store = Store.open(config.store)
+    split = Split.from_json(config.split, fingerprint=store.fingerprint)
+    units = {name: store.targets[name].unit for name in config.targets}
+    first = next(iter(complete.values()), None)
+    provenance = read_json(first.provenance) if first else {}
+    return {
+        "format": 1,
+        "rows": _seed_rows(errors, metrics, units) + _pooled_rows(errors, metrics, units, names),
+        "gains": _gains(errors, names),
+        "reference_lines": _reference_lines(store, split, units),
+        "forgetting": _forgetting(metrics),
+        "split": {
+            "name": split.name,
+            "method": split.method,
+            "sizes": split.sizes,
+            "report": split.report,
+        },
+        "backbone": provenance.get("backbone", {}),
+        "provenance": provenance,
+        "config": config.model_dump(mode="json"),
+        "missing_runs": [f"{n}-s{s}" for (n, s) in runs if (n, s) not in complete],
+    }
+
+
+def _errors(run: Run) -> dict[tuple[str, str], np.ndarray]:
+    """(target, subset) → prediction minus truth, labelled entries in the order of the split."""
+    table = pq.read_table(run.predictions)
+    target, subset = (np.asarray(table[name].to_pylist(), dtype=object) for name in ("target", "subset"))
+    error = table["pred"].to_numpy() - table["true"].to_numpy()
+    found = {}
+    for key in dict.fromkeys(zip(target, subset, strict=True)):
+        chosen = error[(target == key[0]) & (subset == key[1])]
+        found[key] = chosen[~np.isnan(chosen)]
+    return found
+
+
+def _row(
+    recipe: str, seed: int | str, key: tuple[str, str], units: dict[str, str], **values: Any
+) -> dict[str, Any]:
+    target, subset = key
+    return {
+        "recipe": recipe,
+        "seed": seed,
+        "target": target,
+        "unit": units[target],
+        "subset": subset,
+        **values,
+    }
+
+
+def _seed_rows(
+    errors: Errors, metrics: dict[tuple[str, int], Any], units: dict[str, str]
+) -> list[dict[str, Any]]:
+    rows = []
+    for (recipe, seed), by_subset in errors.items():
+        cost = {k: metrics[recipe, seed][k] for k in ("property_steps", "seconds")}
+        for key, error in by_subset.items():
+            for statistic in STATISTICS:
+                found = bootstrap_interval(error, statistic)
+                numbers = {"value": found.value, "low": found.low, "high": found.high}
+                rows.append(
+                    _row(
+                        recipe, seed, key, units, metric=statistic, **numbers, n=len(error), **cost
+                    )
+                )
+    return rows
+
+
+def _pooled_rows(
+    errors: Errors,
+    metrics: dict[tuple[str, int], Any],
+    units: dict[str, str],
+    names: list[str],
+) -> list[dict[str, Any]]:
+    rows = []
+    for recipe in names:
+        seeds = [key for key in errors if key[0] == recipe]
+        if not seeds:
+            continue
+        cost = {
+            k: float(np.mean([metrics[key][k] for key in seeds]))
+            for k in ("property_steps", "seconds")
+        }
+        for key in errors[seeds[0]]:
+            by_seed = [errors[seed][key] for seed in seeds]
+            for statistic in STATISTICS:
+                found = seed_pooled_interval(by_seed, statistic)
+                numbers = {"value": found.value, "low": found.low, "high": found.high}
+                rows.append(
+                    _row(
+                        recipe,
+                        "pooled",
+                        key,
+                        units,
+                        metric=statistic,
+                        **numbers,
+                        n=len(by_seed[0]),
+                        **cost,
+                    )
+                )
+    return rows
+
+
+def _gains(errors: Errors, names: list[str]) -> list[dict[str, Any]]:
+    """Gain of every recipe over each reference, on the seeds that both have."""
+    by_recipe: dict[str, dict[int, Any]] = defaultdict(dict)
+    for (recipe, seed), found in errors.items():
+        by_recipe[recipe][seed] = found
+    rows = []
+    for reference in (r for r in REFERENCES if r in by_recipe):
+        for recipe in (n for n in names if n in by_recipe and n != reference):
+            seeds = sorted(by_recipe[recipe].keys() & by_recipe[reference].keys())
+            if not seeds:
+                continue
+            for target, subset in by_recipe[recipe][seeds[0]]:
+                ours, theirs = (
+                    [by_recipe[name][seed][target, subset] for seed in seeds]
+                    for name in (recipe, reference)
+                )
+                for statistic in STATISTICS:
+                    gain = paired_gain(ours, theirs, statistic)
+                    rows.append(
+                        {
+                            "recipe": recipe,
+                            "reference": reference,
+                            "target": target,
+                            "subset": subset,
+                            "metric": statistic,
+                            "gain_percent": gain.percent,
+                            "low": gain.low,
+                            "high": gain.high,
+                            "p_value": gain.p_value,
+                            "n_seeds": len(seeds),
+                        }
+                    )
+    return rows
+
+
+def _reference_lines(store: Store, split: Split, units: dict[str, str]) -> list[dict[str, Any]]:
+    """What one gets without learning anything; a model must beat both to extrapolate."""
+    lines = []
+    for target, unit in units.items():
+        values = store.label(target)
+        known = values[split.indices["train"]]
+        known = known[~np.isnan(known)]
+        for subset, rows in split.indices.items():
+            true = values[rows][~np.isnan(values[rows])]
+            if not subset.startswith("test/") or not true.size:
+                continue
+            guesses = {
+                "mean predictor": mean_predictor(known, len(true)),
+                "clip oracle": clip_oracle(true, float(known.min()), float(known.max())),
+            }
+            for name, guess in guesses.items():
+                if name == "clip oracle" and subset == "test/id":
+                    continue  # inside the range it is the truth itself
+                for metric, function in (("mae", mae), ("rmse", rmse)):
+                    lines.append(
+                        {
+                            "name": name,
+                            "target": target,
+                            "unit": unit,
+                            "subset": subset,
+                            "metric": metric,
+                            "value": function(true, guess),
+                        }
+                    )
+    return lines
+
+
+def _forgetting(metrics: dict[tuple[str, int], Any]) -> list[dict[str, Any]]:
+    rows = []
+    for (recipe, seed), found in metrics.items():
+        if found["forgetting"] is None:
+            continue
+        before, after = found["forgetting"]["before"], found["forgetting"]["after"]
+        rows.append(
+            {
+                "recipe": recipe,
+                "seed": seed,
+                "force_mae_before": before["force_mae"],
+                "force_mae_after": after["force_mae"],
+                "energy_mae_before": before["energy_mae_per_atom"],
+                "energy_mae_after": after["energy_mae_per_atom"],
+            }
+        )
+    return rows

@@ -1,0 +1,106 @@
+"""The force-field task: energies and forces of the pretrained head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from tether.errors import TetherError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tether.data.loader import GraphStream
+    from tether.graph import Graph
+    from tether.model import AdaptedModel
+
+__all__ = ["ForceFieldTask", "force_scale"]
+
+
+@dataclass(frozen=True)
+class ForceFieldTask:
+    """Loss on forces and energies, in units of the force spread of the data.
+
+    ``force_weight * mean_atoms ‖ΔF‖ / s + energy_weight * mean_systems |ΔE| / (n_atoms s a)``
+    with the force scale ``s`` (eV/Å) and ``a`` = 1 Å. The force term is the structure-wise L2
+    norm of JMP (arXiv 2310.16802).
+
+    Attributes
+    ----------
+    stream : GraphStream
+        Structures with ``energy`` (eV) and ``forces`` (eV/Å).
+    scale : float
+        ``s``, eV/Å; see `force_scale`.
+    force_weight, energy_weight : float
+        Of the two terms.
+    name : str
+        In logs.
+    """
+
+    stream: GraphStream
+    scale: float
+    force_weight: float = 1.0
+    energy_weight: float = 1.0
+    name: str = "forcefield"
+
+    def loss(self, model: AdaptedModel, graph: Graph) -> Tensor:
+        """Loss of one batch, differentiable twice.
+
+        Parameters
+        ----------
+        model : AdaptedModel
+            Its backbone has a potential.
+        graph : Graph
+            A labelled batch.
+
+        Returns
+        -------
+        Tensor
+            Scalar.
+        """
+        energy, forces, _ = model.energy_forces(graph, create_graph=True)
+        batch = graph.batch
+        force_error = (forces - batch.atom_labels["forces"].to(forces.dtype)).norm(dim=-1).mean()
+        loss: Tensor = self.force_weight * force_error / self.scale
+        if self.energy_weight:
+            # Total energies are thousands of eV: the difference is taken in double precision.
+            per_atom = ((energy.double() - batch.labels["energy"]) / batch.counts).to(forces.dtype)
+            loss = loss + self.energy_weight * per_atom.abs().mean() / self.scale
+        return loss
+
+
+def force_scale(graph: Graph) -> float:
+    """Root mean square length of the force on an atom, eV/Å.
+
+    Parameters
+    ----------
+    graph : Graph
+        Labelled structures.
+
+    Returns
+    -------
+    float
+        Positive.
+
+    Raises
+    ------
+    TetherError
+        When forces are missing, NaN, or all zero, which would poison the task silently.
+    """
+    for where, name in ((graph.batch.atom_labels, "forces"), (graph.batch.labels, "energy")):
+        if name not in where or bool(torch.isnan(where[name]).any()):
+            raise TetherError(
+                f"force-field data lack {name!r} for some structures",
+                expected="energy (eV) and forces (eV/Å) for every structure",
+                fix="make them with `tether label`, or drop the unlabelled ones",
+            )
+    scale = float(graph.batch.atom_labels["forces"].double().square().sum(-1).mean().sqrt())
+    if scale == 0.0:
+        raise TetherError(
+            f"all {graph.batch.n_atoms} forces are zero",
+            expected="forces of off-equilibrium structures, eV/Å",
+            fix="the file's converter dropped them: label the structures again",
+        )
+    return scale

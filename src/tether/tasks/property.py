@@ -1,0 +1,81 @@
+"""The downstream task: labelled properties."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import huber_loss, l1_loss, mse_loss
+
+if TYPE_CHECKING:
+    from tether.data.loader import GraphStream
+    from tether.graph import Graph
+    from tether.model import AdaptedModel
+
+__all__ = ["LossName", "PropertyTask"]
+
+LossName = Literal["l1", "mse", "huber"]
+#: Standard deviations at which the Huber loss turns linear.
+HUBER_DELTA = 1.0
+
+
+@dataclass(frozen=True)
+class PropertyTask:
+    """Loss on standardised labels, averaged over targets; missing labels (NaN) do not count.
+
+    Attributes
+    ----------
+    stream : GraphStream
+        Labelled structures.
+    loss_name : {"l1", "mse", "huber"}
+        On the standardised scale.
+    name : str
+        In logs.
+    """
+
+    stream: GraphStream
+    loss_name: LossName = "l1"
+    name: str = "property"
+
+    def loss(self, model: AdaptedModel, graph: Graph) -> Tensor:
+        """Mean over targets of the mean over labelled entries.
+
+        Parameters
+        ----------
+        model : AdaptedModel
+            With a head for each target.
+        graph : Graph
+            A batch.
+
+        Returns
+        -------
+        Tensor
+            Scalar; zero, with a gradient of zero, where the batch has no label at all.
+        """
+        outputs = model(graph)
+        losses = []
+        for name, output in outputs.items():
+            label = model.heads[name].standardise(graph.batch).to(output.dtype)
+            known = ~torch.isnan(label)
+            if not bool(known.any()):
+                continue
+            # The usual batch is fully labelled: then the mask would only cost time.
+            if bool(known.all()):
+                losses.append(_elementwise(self.loss_name, output, label))
+            else:
+                losses.append(_elementwise(self.loss_name, output[known], label[known]))
+        if not losses:
+            return torch.stack([output.sum() * 0.0 for output in outputs.values()]).sum()
+        return torch.stack(losses).mean()
+
+
+def _elementwise(name: LossName, output: Tensor, label: Tensor) -> Tensor:
+    match name:
+        case "l1":
+            return l1_loss(output, label)
+        case "mse":
+            return mse_loss(output, label)
+        case "huber":
+            return huber_loss(output, label, delta=HUBER_DELTA)

@@ -1,0 +1,121 @@
+"""Everything that a killed run needs to continue to the same bits, in one atomic file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+
+from tether.errors import TetherError
+from tether.serialization import load_metadata, load_tensors, save_tensors
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from tether.model import AdaptedModel
+
+__all__ = ["Progress", "load_checkpoint", "save_checkpoint"]
+
+
+@dataclass
+class Progress:
+    """Counters of a run. Data order and draws are functions of these and the seed.
+
+    Attributes
+    ----------
+    step : int
+        Gradient steps of any kind.
+    task_steps : dict of str to int
+        Steps of each task; also its place in its stream.
+    best_value, best_step : float, int
+        Best validation error so far, and the property step it was found at.
+    stale : int
+        Validations since.
+    seconds : float
+        Spent so far, over all sittings.
+    """
+
+    step: int = 0
+    task_steps: dict[str, int] = field(default_factory=dict)
+    best_value: float = float("inf")
+    best_step: int = 0
+    stale: int = 0
+    seconds: float = 0.0
+
+
+def save_checkpoint(
+    path: Path,
+    *,
+    model: AdaptedModel,
+    optimiser: torch.optim.Optimizer,
+    average: dict[str, Tensor],
+    progress: Progress,
+) -> None:
+    """Write weights, averaged weights, optimiser moments and counters.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    model : AdaptedModel
+        Its parameters and buffers.
+    optimiser : torch.optim.Optimizer
+        AdamW; its state is stored by parameter name.
+    average : dict of str to Tensor
+        Exponential moving average by parameter name; empty without averaging.
+    progress : Progress
+        Counters.
+    """
+    tensors = {f"weight/{name}": value for name, value in model.tensors().items()}
+    tensors |= {f"average/{name}": value for name, value in average.items()}
+    for name, parameter in model.named_parameters():
+        for key, value in optimiser.state.get(parameter, {}).items():
+            tensors[f"optimiser/{key}/{name}"] = value
+    save_tensors(path, tensors, metadata={"progress": json.dumps(asdict(progress))})
+
+
+def load_checkpoint(
+    path: Path,
+    *,
+    model: AdaptedModel,
+    optimiser: torch.optim.Optimizer,
+    average: dict[str, Tensor],
+) -> Progress:
+    """Restore what `save_checkpoint` wrote, in place.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    model, optimiser, average
+        Of the same run, freshly built.
+
+    Returns
+    -------
+    Progress
+        Counters.
+
+    Raises
+    ------
+    TetherError
+        When the file is corrupt, or of another run.
+    """
+    tensors = load_tensors(path)
+    model.load({name[7:]: t for name, t in tensors.items() if name.startswith("weight/")})
+    for name in average:
+        average[name].copy_(tensors[f"average/{name}"])
+    parameters = dict(model.named_parameters())
+    for key, value in tensors.items():
+        if key.startswith("optimiser/"):
+            _, field_name, name = key.split("/", 2)
+            optimiser.state[parameters[name]][field_name] = value
+    metadata = load_metadata(path)
+    if "progress" not in metadata:
+        raise TetherError(
+            f"{path} has no counters", expected="a checkpoint of tether", fix="delete the run"
+        )
+    return Progress(**json.loads(metadata["progress"]))

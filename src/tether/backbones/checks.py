@@ -1,0 +1,152 @@
+"""Checks that every backbone makes in `prepare`: what it cannot treat is named, not computed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from tether.errors import TetherError
+from tether.graph import Graph
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tether.backbones.protocol import BackboneSpec
+    from tether.graph import Edges
+    from tether.structures import AtomBatch
+
+__all__ = ["OVERLAP_DISTANCE", "check_overlaps", "check_structures"]
+
+#: Å. Two atoms this close stand at one place: a duplicated line or an unresolved disorder, and the
+#: direction between them, which equivariant networks use, is noise. Atoms that are merely too close
+#: to be physical (about 0.5 Å) are left to the data audit: a perturbed geometry may hold them.
+OVERLAP_DISTANCE = 1e-3
+
+#: Structures named in an error before "and n more".
+_N_NAMED = 5
+
+
+def check_structures(batch: AtomBatch, spec: BackboneSpec) -> None:
+    """Refuse structures that a backbone cannot treat; call it before building neighbour lists.
+
+    Parameters
+    ----------
+    batch : AtomBatch
+        Structures that came to `prepare`.
+    spec : BackboneSpec
+        Of the backbone: its elements, and whether it accepts a cell.
+
+    Raises
+    ------
+    TetherError
+        For a structure without atoms, positions or cells that are not finite, elements that the
+        backbone does not know, a cell that it does not accept, and a periodic structure whose cell
+        has no volume. The structures are named by their ids.
+    """
+    system_idx = batch.system_idx
+    empty = batch.counts == 0
+    if bool(empty.any()):
+        raise TetherError(
+            f"no atoms in {_named(batch, empty)}",
+            expected="at least one atom in each structure",
+            fix="remove the empty structures",
+        )
+    infinite = ~torch.isfinite(batch.cell).flatten(1).all(1)
+    infinite[system_idx[~torch.isfinite(batch.positions).all(1)]] = True
+    if bool(infinite.any()):
+        raise TetherError(
+            f"positions or cell are not finite in {_named(batch, infinite)}",
+            expected="finite numbers",
+            fix="remove these structures or read them again from their source",
+        )
+    _check_elements(batch, spec)
+    _check_cells(batch, spec)
+
+
+def check_overlaps(batch: AtomBatch, edges: Edges) -> None:
+    """Refuse two atoms at one place; call it once the neighbour list is there.
+
+    Parameters
+    ----------
+    batch : AtomBatch
+        Structures that came to `prepare`.
+    edges : Edges
+        Any neighbour list of the batch, of any cutoff.
+
+    Raises
+    ------
+    TetherError
+        When two atoms, or an atom and a periodic image, are closer than `OVERLAP_DISTANCE`; it
+        names the structures and one pair.
+    """
+    # Double precision: far from the origin, single precision cannot tell 1e-3 Å from 0.
+    distances = Graph(batch.to(dtype=torch.float64), {"edges": edges}).vectors("edges").norm(dim=-1)
+    close = distances.detach() < OVERLAP_DISTANCE
+    if not bool(close.any()):
+        return
+    first, second = edges.idx_i[close], edges.idx_j[close]
+    systems = torch.zeros(batch.n_systems, dtype=torch.bool, device=batch.ptr.device)
+    systems[batch.system_idx[first]] = True
+    start = batch.ptr[batch.system_idx[first[0]]]
+    pair = (int(first[0] - start), int(second[0] - start))
+    raise TetherError(
+        f"atoms {pair[0]} and {pair[1]} are {float(distances[close][0]):.2g} Å apart in "
+        f"{_named(batch, systems)}",
+        expected=f"atoms at least {OVERLAP_DISTANCE} Å apart",
+        fix="remove the duplicated atoms",
+    )
+
+
+def _check_elements(batch: AtomBatch, spec: BackboneSpec) -> None:
+    known = torch.tensor(spec.elements, dtype=torch.int64, device=batch.numbers.device)
+    foreign = ~torch.isin(batch.numbers, known)
+    if not bool(foreign.any()):
+        return
+    systems = torch.zeros(batch.n_systems, dtype=torch.bool, device=batch.numbers.device)
+    systems[batch.system_idx[foreign]] = True
+    symbols = _symbols(torch.unique(batch.numbers[foreign]).tolist())
+    raise TetherError(
+        f"backbone `{spec.name}` does not know {symbols}, found in {_named(batch, systems)}",
+        expected=_element_summary(spec.elements),
+        fix="remove these structures, or choose a backbone that was trained on these elements",
+    )
+
+
+def _check_cells(batch: AtomBatch, spec: BackboneSpec) -> None:
+    periodic = batch.pbc.any(dim=1)
+    if not spec.periodic and bool(periodic.any()):
+        raise TetherError(
+            f"backbone `{spec.name}` accepts no cell, but {_named(batch, periodic)} is periodic",
+            expected="molecules: pbc=False",
+            fix="choose a periodic backbone, or set pbc=False if the cell is only a box",
+        )
+    # Partly periodic structures (slabs) may leave the open direction zero, so only cells that are
+    # periodic in all three must span a volume; Å³.
+    full = batch.pbc.all(dim=1)
+    flat = full & (torch.linalg.det(batch.cell.detach()).abs() < 1e-6)
+    if bool(flat.any()):
+        raise TetherError(
+            f"the cell has no volume in {_named(batch, flat)}, which is periodic",
+            expected="three linearly independent lattice vectors",
+            fix="write the cell, or set pbc=False",
+        )
+
+
+def _named(batch: AtomBatch, mask: Tensor) -> str:
+    systems = torch.nonzero(mask).flatten().tolist()
+    names = [f"`{batch.ids[s]}`" if batch.ids else f"number {s}" for s in systems[:_N_NAMED]]
+    more = f" and {len(systems) - _N_NAMED} more" if len(systems) > _N_NAMED else ""
+    return f"structure{'s' if len(systems) > 1 else ''} {', '.join(names)}{more}"
+
+
+def _symbols(numbers: list[int]) -> str:
+    from ase.data import chemical_symbols
+
+    known = len(chemical_symbols)
+    return ", ".join(chemical_symbols[z] if 0 < z < known else f"Z={z}" for z in numbers)
+
+
+def _element_summary(elements: tuple[int, ...]) -> str:
+    shown = _symbols(sorted(elements)[:12])
+    return f"one of {shown}" + (f", … ({len(elements)} elements)" if len(elements) > 12 else "")

@@ -1,0 +1,1 @@
+"""Splits: pure functions from arrays to named index sets."""

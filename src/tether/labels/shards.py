@@ -1,0 +1,186 @@
+"""Finished chunks on disk, so that labelling killed at any instant goes on where it was.
+
+``<out>.parts/`` holds a manifest with the parameters and their hash, and one shard for each
+finished chunk, ``<index>-<hash of the chunk's structures>.npz``, written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from tether.errors import TetherError
+from tether.labels.failure import Failure
+from tether.serialization import atomic_path, read_json, write_json
+from tether.structures import AtomBatch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+__all__ = ["Parts", "chunk_key", "open_parts", "read_shard", "write_shard"]
+
+_TENSORS = ("numbers", "positions", "ptr", "cell", "pbc", "charge", "spin")
+
+
+def chunk_key(batch: AtomBatch) -> str:
+    """Hash of the structures of a chunk, labels left aside.
+
+    Parameters
+    ----------
+    batch : AtomBatch
+        The chunk.
+
+    Returns
+    -------
+    str
+        12 hexadecimal digits.
+    """
+    digest = hashlib.sha256("\n".join(batch.ids).encode())
+    for name in _TENSORS:
+        digest.update(np.ascontiguousarray(getattr(batch, name).numpy()).tobytes())
+    return digest.hexdigest()[:12]
+
+
+def write_shard(path: Path, batch: AtomBatch, failures: Sequence[Failure]) -> None:
+    """Write labelled structures and failures, atomically.
+
+    Parameters
+    ----------
+    path : Path
+        Where.
+    batch : AtomBatch
+        With ``labels["energy"]`` and ``atom_labels["forces"]``; may be empty.
+    failures : sequence of Failure
+        Of the same chunk.
+    """
+    arrays = {name: getattr(batch, name).numpy() for name in _TENSORS}
+    arrays["energy"] = batch.labels["energy"].numpy()
+    arrays["forces"] = batch.atom_labels["forces"].numpy()
+    text = json.dumps({"ids": batch.ids, "failures": [f.to_dict() for f in failures]})
+    arrays["text"] = np.frombuffer(text.encode(), dtype=np.uint8)
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, **arrays)
+
+
+def read_shard(path: Path) -> tuple[AtomBatch, list[Failure]]:
+    """Read what `write_shard` wrote.
+
+    Parameters
+    ----------
+    path : Path
+        A shard.
+
+    Returns
+    -------
+    batch, failures
+        Labelled structures, and the failures of the chunk.
+    """
+    with np.load(path, allow_pickle=False) as arrays:
+        text = json.loads(arrays["text"].tobytes())
+        batch = AtomBatch(
+            **{name: torch.from_numpy(arrays[name]) for name in _TENSORS},
+            labels={"energy": torch.from_numpy(arrays["energy"])},
+            atom_labels={"forces": torch.from_numpy(arrays["forces"])},
+            ids=tuple(text["ids"]),
+        )
+    return batch, [Failure(**failure) for failure in text["failures"]]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The folder of finished chunks.
+
+    Attributes
+    ----------
+    folder : Path
+        ``<out>.parts``.
+    done : mapping of int to str
+        Hash of the structures of each chunk that was finished before.
+    """
+
+    folder: Path
+    done: Mapping[int, str]
+
+    def path(self, index: int, key: str) -> Path:
+        """Where the shard of a chunk is or goes."""
+        return self.folder / f"{index:07d}-{key}.npz"
+
+    def is_done(self, index: int, key: str) -> bool:
+        """Whether a chunk was finished before.
+
+        Raises `TetherError` when it was, but from other structures.
+        """
+        before = self.done.get(index)
+        if before is not None and before != key:
+            raise TetherError(
+                f"chunk {index} of {self.folder} was made from other structures",
+                expected="the structures that the labelling was started with, in the same order",
+                fix=f"give the same input, or remove {self.folder} to start again",
+            )
+        return before is not None
+
+    def remove(self) -> None:
+        """Remove the folder; a kill in between leaves no folder that looks resumable."""
+        aside = self.folder.with_name(self.folder.name + ".removed")
+        shutil.rmtree(aside, ignore_errors=True)
+        self.folder.rename(aside)
+        shutil.rmtree(aside)
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return ", ".join(f"{name} {before.get(name)!r} → {now.get(name)!r}" for name in names)
+
+
+def open_parts(out: Path, parameters: Mapping[str, Any]) -> Parts:
+    """Start, or go on with, the labelling of `out`.
+
+    Parameters
+    ----------
+    out : Path
+        The store that will be written.
+    parameters : mapping
+        Everything that the labels depend on, apart from the structures; JSON.
+
+    Returns
+    -------
+    Parts
+        The folder and what is finished in it.
+
+    Raises
+    ------
+    TetherError
+        When `out` is there already and complete, or the parts have other parameters.
+    """
+    folder = out.with_name(out.name + ".parts")
+    shutil.rmtree(folder.with_name(folder.name + ".removed"), ignore_errors=True)
+    plain = json.loads(json.dumps(parameters))
+    digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+    manifest = folder / "manifest.json"
+    if manifest.is_file():
+        before = read_json(manifest)
+        if before["hash"] != digest:
+            raise TetherError(
+                f"{folder} was begun with other parameters "
+                f"({_differences(before['parameters'], plain)})",
+                expected="the parameters that it was begun with",
+                fix=f"use those, another --out, or remove {folder} to start again",
+            )
+    elif out.exists():
+        raise TetherError(
+            f"{out} is there already",
+            expected="a path that does not exist",
+            fix=f"remove {out} or choose another --out",
+        )
+    else:
+        write_json(manifest, {"hash": digest, "parameters": plain})
+    shards = [path.stem.partition("-") for path in folder.glob("[0-9]*-*.npz")]
+    # A shard of a single structure (see `labels.pool`) has a dot in its stem and is no chunk.
+    return Parts(folder, {int(index): key for index, _, key in shards if "." not in key})

@@ -1,0 +1,123 @@
+"""``tether prepare``: files to an audited store."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path  # noqa: TC003  (typer reads the annotations)
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from ase.data import atomic_numbers
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from tether.data.prepare import prepare
+from tether.errors import TetherError
+
+if TYPE_CHECKING:
+    from tether.data.prepare import PrepareReport
+
+__all__ = ["prepare_command"]
+
+
+def prepare_command(
+    inputs: Annotated[
+        list[str], typer.Argument(help="Files (extended XYZ, .db, .npz, ...), or the name qm9.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The store to write (.arrow).")],
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Label to keep, as name[:unit[:kind]]; repeat for more. Default: every label."
+        ),
+    ] = None,
+    elements: Annotated[
+        str | None,
+        typer.Option(help="Elements that the backbone knows, e.g. H,C,N,O. Default: no limit."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Keep a random sample of this many structures.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the sample.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Read and audit, but write nothing.")
+    ] = False,
+) -> None:
+    """Read structures with their labels, audit them and write a store.
+
+    What cannot be used is left out and listed in <out>.audit.json; what looks odd is kept and
+    listed there, too.
+    """
+    supported = None if elements is None else _atomic_numbers(elements)
+    bar = Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        TextColumn("{task.completed:,.0f} structures"),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    tasks: dict[str, int] = {}
+
+    def advance(name: str, n_systems: int) -> None:
+        if name not in tasks:
+            tasks[name] = bar.add_task(name, total=None)
+        bar.advance(tasks[name], n_systems)  # type: ignore[arg-type]
+
+    with bar:
+        report = prepare(
+            inputs,
+            None if dry_run else out,
+            targets=target or None,
+            supported_elements=supported,
+            limit=limit,
+            seed=seed,
+            progress=advance,
+        )
+    if as_json:
+        typer.echo(json.dumps(report.to_dict(), ensure_ascii=False))
+    else:
+        _print(report)
+
+
+def _atomic_numbers(symbols: str) -> list[int]:
+    numbers = []
+    for symbol in symbols.replace(",", " ").split():
+        if atomic_numbers.get(symbol, 0) < 1:
+            raise TetherError(
+                f"element {symbol!r}",
+                expected="chemical symbols, separated by commas",
+                fix="for example --elements H,C,N,O",
+            )
+        numbers.append(atomic_numbers[symbol])
+    return numbers
+
+
+def _print(report: PrepareReport) -> None:
+    console = Console()
+    if report.audit.findings:
+        table = Table("", "found", "structures", "the first of them", title="Audit")
+        for finding in report.audit.findings:
+            first = ", ".join(name for name, _ in finding.structures[:3])
+            more = ", …" if len(finding.structures) > 3 else ""
+            count = f"{len(finding.structures):,}"
+            table.add_row(finding.severity, finding.summary, count, first + more)
+        console.print(table)
+    else:
+        console.print("Audit: nothing found.")
+    labels = Table("target", "unit", "level", "kind", "labelled structures")
+    for target in report.targets:
+        n_labelled = f"{report.n_labelled[target.name]:,}"
+        labels.add_row(target.name, target.unit or "?", target.level, target.kind, n_labelled)
+    if report.targets:
+        console.print(labels)
+    kept = f"{report.n_systems:,} of {report.audit.n_systems:,} structures"
+    if report.store is None:
+        console.print(f"{kept} would be kept; nothing was written (--dry-run).")
+        return
+    console.print(f"{kept} are in {report.store}", soft_wrap=True)
+    console.print(
+        f"every structure of the audit, with its reason: {report.audit_file}", soft_wrap=True
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -20,10 +20,10 @@ from tether.metrics.intervals import (
 Kind = Literal["mae", "rmse"]
 
 
-def value_of(errors: NDArray[np.float64], kind: Kind, axis: int = -1) -> Any:
+def value_of(errors: NDArray[np.float64], kind: Kind, axis: int = -1) -> NDArray[np.float64]:
     if kind == "mae":
-        return np.abs(errors).mean(axis=axis)
-    return np.sqrt(np.square(errors).mean(axis=axis))
+        return np.asarray(np.abs(errors).mean(axis=axis))
+    return np.asarray(np.sqrt(np.square(errors).mean(axis=axis)))
 
 
 @pytest.mark.parametrize("kind", ["mae", "rmse"])

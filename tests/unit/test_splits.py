@@ -16,7 +16,7 @@ from sklearn.neighbors import KernelDensity
 from tether.errors import TetherError
 from tether.splits.explicit import from_file, from_files, from_sources
 from tether.splits.leakage import extrapolation_report, leakage_report, structure_hashes
-from tether.splits.make import Table, make_split
+from tether.splits.make import Method, Table, make_split
 from tether.splits.property_tail import boom, scott_log_density, tail
 from tether.splits.random import carve_validation, random_split, subsample_train
 from tether.splits.split import Split, StoreReference, labelled_rows
@@ -540,7 +540,7 @@ def test_validation_does_not_depend_on_the_training_size() -> None:
         ("file", {"file": "a", "sets": {"train": "b"}}, "no use for `sets`"),
     ],
 )
-def test_make_split_refuses(method: Any, arguments: dict[str, Any], message: str) -> None:
+def test_make_split_refuses(method: Method, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(TetherError, match=message):
         make_split(Table(10), method, **arguments)
 
@@ -588,3 +588,88 @@ def test_boom_on_130_000_values_takes_seconds() -> None:
         split = boom(values, n_ood=10_000)
         assert time.process_time() - start < 10
         assert split.sizes["test/ood"] == 10_000
+
+
+# --- command line -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """100 random molecules from two files; the last is a copy of the first."""
+    from ase import Atoms
+    from ase.io import write
+
+    from tether.data.read import read_structures
+    from tether.data.store import write_store
+    from tether.targets import Target
+
+    folder = tmp_path_factory.mktemp("cli")
+    rng = np.random.default_rng(8)
+    frames = [Atoms("CHO", positions=rng.normal(size=(3, 3)) * 2) for _ in range(99)]
+    frames.append(frames[0].copy())
+    for atoms, value in zip(frames, rng.normal(size=100), strict=True):
+        atoms.info["gap"] = value
+    write(folder / "a.xyz", frames[:80])
+    write(folder / "b.xyz", frames[80:])
+    target = Target("gap", unit="eV")
+    chunks = (c for n in "ab" for c in read_structures(folder / f"{n}.xyz", targets=[target]))
+    write_store(folder / "s.arrow", chunks, [target])
+    return folder / "s.arrow"
+
+
+def run_split(*arguments: object) -> str:
+    import typer
+    from typer.testing import CliRunner
+
+    from tether.cli.split import split_command
+
+    app = typer.Typer()
+    app.command()(split_command)
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    if result.exception is not None:
+        raise result.exception
+    return result.output
+
+
+def test_cli_writes_what_it_prints(store: Path, tmp_path: Path) -> None:
+    out = tmp_path / "split.json"
+    sets = ("--set", "train=a.xyz", "--set", "test/ood=b.xyz")
+    printed = run_split(store, "--method", "sources", *sets, "--val-size", 8, "--out", out)
+    content = json.loads(out.read_text())
+    split = Split.from_json(out, fingerprint=content["store"]["fingerprint"])
+    assert split.sizes == {"train": 72, "val": 8, "test/ood": 20}
+    assert content["store"]["n_systems"] == 100
+    assert "LEAKAGE: 1 structure(s) are in both" in printed
+    assert "clip oracle on test/ood: MAE" in printed
+    assert "mean predictor on test/ood: MAE" in printed
+    # What it wrote is a file that it reads.
+    again = run_split(store, "--method", "file", "--file", out, "--out", out, "--json")
+    assert json.loads(again)["fingerprint"] == split.fingerprint
+
+
+def test_cli_dry_run_writes_nothing(store: Path, tmp_path: Path) -> None:
+    out = tmp_path / "split.json"
+    printed = run_split(
+        store, "--method", "tail", "--ood", 0.2, "--dry-run", "--json", "--out", out
+    )
+    summary = json.loads(printed)
+    assert summary["sizes"] == {"train": 72, "val": 4, "test/id": 4, "test/ood": 20}
+    assert summary["parameters"]["target"] == "gap"
+    assert summary["report"]["reference_lines"][0]["unit"] == "eV"
+    assert summary["out"] is None
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--method", "sources", "--set", "train"], "--set 'train' is a repeat or has no name"),
+        (["--method", "random", "--set", "train=a"], "is not all numbers"),
+        (["--target", "homo"], "has no label 'homo'"),
+        (["--out", "s.arrow"], "ends in '.arrow'"),
+        (["--method", "loco"], "`method` is 'loco'"),
+    ],
+)
+def test_cli_refuses(store: Path, arguments: list[str], message: str) -> None:
+    with pytest.raises(TetherError, match=message):
+        run_split(store, "--dry-run", *arguments)

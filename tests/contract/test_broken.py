@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from ase.build import molecule
 
 from tether.features import Features
 from tether.testing.broken import BROKEN, BrokenBackbone, Fault
 from tether.testing.contract import CHECK_NAMES, validate_backbone
-from tether.testing.structures import ethanol, sodium_chloride, water
+from tether.testing.structures import rattled, sodium_chloride, water
 
 if TYPE_CHECKING:
     from tether.graph import Graph
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
 def structures_for(backbone: BrokenBackbone) -> list:
     """Two molecules, and a crystal where the backbone accepts it; few atoms, for speed."""
-    molecules = [water(), ethanol()]
+    # Distorted hydrogen peroxide has no mirror plane: handedness shows.
+    molecules = [water(), rattled(molecule("H2O2"))]
     return [*molecules, sodium_chloride()] if backbone.spec.periodic else molecules
 
 

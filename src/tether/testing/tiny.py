@@ -276,6 +276,8 @@ class _Interaction(nn.Module):
         vectors = vectors.index_add(0, pairs.receivers, along)
         # Inner products, not norms: the square root has no derivative at zero vectors.
         product = (self.mix_left(vectors) * self.mix_right(vectors)).sum(dim=1)
+        # Saturated: products of products of features would explode with depth.
+        product = product / torch.sqrt(1.0 + product**2)
         hidden = silu(self.update_hidden(torch.cat([scalars, product], dim=-1)))
         change, gate = self.update_out(hidden).chunk(2, dim=-1)
         return scalars + change + gate * product, vectors

@@ -50,14 +50,15 @@ SYMMETRY = Tolerance(
 FORCE_DERIVATIVE = Tolerance(
     1e-6,
     5e-2,
-    "central differences with FORCE_STEP: truncation about h² E'''/6 = 1e-7 eV/Å for stiff bonds, "
-    "rounding about 1e-16 |E| / h = 1e-9 eV/Å for |E| = 1000 eV; float32 rounding alone is 1e-2",
+    "fourth-order central differences with FORCE_STEP: truncation is of order h⁴, below 1e-9 "
+    "even for deep random networks, rounding about 1e-16 |E| / h = 1e-9 eV/Å for |E| = 1000 eV; "
+    "in float32, rounding alone is 1e-2",
 )
 
 STRESS_DERIVATIVE = Tolerance(
     1e-6,
     5e-2,
-    "central differences with STRAIN_STEP; compared as virials in eV, so that a large cell does "
+    "the same with STRAIN_STEP; compared as virials in eV, so that a large cell does "
     "not hide an error",
 )
 
@@ -91,6 +92,6 @@ FORCES_NOT_ZERO = Tolerance(
 #: Å, displacement of one coordinate for forces by finite differences.
 FORCE_STEP = 1e-4
 #: Strain component for stress by finite differences.
-STRAIN_STEP = 1e-5
+STRAIN_STEP = 1e-4
 #: Å, distance from the cutoff on either side.
 CUTOFF_STEP = 1e-6

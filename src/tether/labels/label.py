@@ -155,6 +155,18 @@ def _origin(labeller: Labeller, backbone: PseudoLabeller | str | None) -> _Origi
     return _Origin(backbone.spec.level_of_theory, provenance, backbone, payload)
 
 
+def _metadata(settings: Settings, origin: _Origin) -> dict[str, Any]:
+    return {
+        "level_of_theory": origin.level_of_theory,
+        "labels": settings.labeller,
+        **origin.provenance,
+        "sampling": settings.sampling.to_dict(),
+        "seed": settings.seed,
+        "max_force": settings.max_force,
+        "tether": tether.__version__,
+    }
+
+
 def _on_cpu(backbone: PseudoLabeller) -> bool:
     parameters = backbone.parameters() if isinstance(backbone, nn.Module) else ()
     return all(parameter.device.type == "cpu" for parameter in parameters)
@@ -270,15 +282,7 @@ def label_structures(
     _check_arguments(source, indices, chunk_size, max_force)
     origin = _origin(with_, backbone)
     n_workers, payload = _plan_workers(workers, origin)
-    metadata = {
-        "level_of_theory": origin.level_of_theory,
-        "labels": with_,
-        **origin.provenance,
-        "sampling": settings.sampling.to_dict(),
-        "seed": seed,
-        "max_force": max_force,
-        "tether": tether.__version__,
-    }
+    metadata = _metadata(settings, origin)
     layout = {"chunk_size": chunk_size, "max_atoms": max_atoms}
     parts = open_parts(out, {**metadata, **layout})
     chunks = Chunks(pieces(source, indices, chunk_size), parts, settings)

@@ -15,6 +15,9 @@ cell, rotation) taken out, mode :math:`m` of eigenvalue :math:`\lambda_m = \omeg
 classical variance :math:`k_B T / \lambda_m`: soft torsions and bends move much, bond lengths
 little, as in a thermal ensemble and unlike isotropic noise.
 
+Checked with GFN2-xTB on twelve QM9 molecules: the root mean square force at 300 K is 0.81 eV/Å,
+against 0.78 in xTB dynamics (30 to 60 fs) and 0.97, 2.4 and 4.5 for noise of 0.02, 0.05 and 0.1 Å.
+
 What it is not: anharmonic, quantum (no zero-point motion), or aware of bond orders. Displacements
 are straight lines, so that large torsions also lengthen bonds, to second order.
 """

@@ -179,7 +179,8 @@ def neighbour_edges(batch: AtomBatch, cutoff: float, *, full: bool) -> Edges:
     positions = batch.positions.detach().numpy().astype(np.float64)
     cells = batch.cell.detach().numpy().astype(np.float64)
     pbc, ptr = batch.pbc.numpy(), batch.ptr.numpy()
-    parts_i, parts_j, parts_s, counts = [], [], [], []
+    none = np.zeros(0, dtype=np.int64)
+    parts_i, parts_j, parts_s, counts = [none], [none], [np.zeros((0, 3))], []
     for s in range(batch.n_systems):
         i, j, shift = lister.compute(
             positions[ptr[s] : ptr[s + 1]], cells[s], pbc[s].tolist(), "ijS"
@@ -191,6 +192,6 @@ def neighbour_edges(batch: AtomBatch, cutoff: float, *, full: bool) -> Edges:
     return Edges(
         idx_i=torch.from_numpy(np.concatenate(parts_i)),
         idx_j=torch.from_numpy(np.concatenate(parts_j)),
-        shift=torch.from_numpy(np.concatenate(parts_s).astype(np.int8)),
+        shift=torch.from_numpy(np.concatenate(parts_s).astype(np.int16)),
         ptr=torch.from_numpy(np.concatenate([[0], np.cumsum(counts)])),
     )

@@ -99,6 +99,7 @@ class Potential(Protocol):
 
         `graph` is `Graph.differentiable`, and `features` the backbone's output on it, so that the
         property head and the potential share one forward pass. Stress is None without a cell.
-        `create_graph` keeps the derivative differentiable, for training on forces.
+        `create_graph` keeps the derivative differentiable, for training on forces; without it the
+        results are detached, and the autograd graph of `features` is used up.
         """
         ...

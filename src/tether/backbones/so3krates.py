@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from tether.backbones.checks import check_structures
+from tether.backbones.checks import check_overlaps, check_structures
 from tether.backbones.protocol import BackboneSpec
+from tether.backbones.so3krates_layer import PairGeometry, transform
 from tether.errors import TetherError
 from tether.features import Features
 from tether.graph import Graph, neighbour_edges
@@ -129,6 +130,7 @@ class So3krates(nn.Module):
             "short": neighbour_edges(batch, self.spec.cutoff, full=False),
             "long": neighbour_edges(batch, LONG_RANGE_CUTOFF, full=False),
         }
+        check_overlaps(batch, edges["long"])
         return Graph(batch, edges).to(dtype=self.parity.dtype)
 
     def forward(self, graph: Graph) -> Features:
@@ -150,7 +152,7 @@ class So3krates(nn.Module):
         distances = vectors.norm(dim=-1, keepdim=True)
         harmonics = net.spherical_harmonics(vectors / (distances + 1e-8))
         cutoffs = net.cutoff_fn(distances)
-        geometry = _Geometry(
+        geometry = PairGeometry(
             receivers=torch.cat([edges.idx_i, edges.idx_j]),
             senders=torch.cat([edges.idx_j, edges.idx_i]),
             idx_i=edges.idx_i,
@@ -164,7 +166,7 @@ class So3krates(nn.Module):
         layers: list[Tensor] = []
         edge = invariant.new_zeros(len(edges.idx_i), invariant.shape[1])
         for layer in net.euclidean_transformers:
-            invariant, euclidean, edge = _transform(layer, invariant, euclidean, geometry)
+            invariant, euclidean, edge = transform(layer, invariant, euclidean, geometry)
             layers.append(invariant)
         return Features(
             node=invariant,
@@ -287,85 +289,6 @@ class So3krates(nn.Module):
         )
         # The package halves each pair's term because it lists pairs twice; here they stand once.
         return 2 * energy.squeeze(1)
-
-
-@dataclass(frozen=True)
-class _Geometry:
-    """What all layers share: pairs once (n_edges), then both directions stacked (2 n_edges)."""
-
-    receivers: Tensor
-    senders: Tensor
-    idx_i: Tensor
-    idx_j: Tensor
-    radial: Tensor
-    harmonics: Tensor
-    cutoffs: Tensor
-
-
-def _filter(net: Any, radial: Tensor, invariants: Tensor) -> Tensor:
-    """Eq. 20 of the SO3krates paper; symmetric in the two atoms."""
-    first_radial, last_radial = net.mlp_rbf[0], net.mlp_rbf[2][0]
-    first_euclidean, last_euclidean = net.mlp_ev[0], net.mlp_ev[2][0]
-    filters: Tensor = last_radial(silu(first_radial(radial)))
-    filters = filters + last_euclidean(silu(first_euclidean(invariants)))
-    return filters
-
-
-def _per_head(features: Tensor, weight: Tensor) -> Tensor:
-    n_heads, width, _ = weight.shape
-    out = torch.einsum("nhd,hde->nhe", features.view(-1, n_heads, width), weight)
-    return out.reshape(-1, n_heads * width)
-
-
-def _attention(query: Tensor, key: Tensor, filters: Tensor, geometry: _Geometry) -> Tensor:
-    """Element-wise products of query, key and filter, shape (2, n_edges, n_features)."""
-    product = query.index_select(0, geometry.receivers) * key.index_select(0, geometry.senders)
-    return product.view(2, len(geometry.idx_i), -1) * filters
-
-
-def _transform(
-    layer: Any, invariant: Tensor, euclidean: Tensor, geometry: _Geometry
-) -> tuple[Tensor, Tensor, Tensor]:
-    """One Euclidean transformer layer (Eqs. 15–27), over pairs listed once."""
-    block = layer.euclidean_attention_block
-    n_edges = len(geometry.idx_i)
-    difference = euclidean.index_select(0, geometry.idx_j) - euclidean.index_select(
-        0, geometry.idx_i
-    )
-    invariants = block.so3_conv_invariants(difference)
-    product = _attention(
-        _per_head(invariant, block.W_q_inv),
-        _per_head(invariant, block.W_k_inv),
-        _filter(block.filter_net_inv, geometry.radial, invariants),
-        geometry,
-    )
-    n_heads = block.inv_heads
-    weight = product.view(2 * n_edges, n_heads, -1).sum(-1) / block.att_norm_inv * geometry.cutoffs
-    value = _per_head(invariant, block.W_v_inv).index_select(0, geometry.senders)
-    message = (weight.unsqueeze(-1) * value.view(2 * n_edges, n_heads, -1)).view(2 * n_edges, -1)
-    updated = invariant.index_add(0, geometry.receivers, message)
-
-    product_euclidean = _attention(
-        _per_head(invariant, block.W_q_ev),
-        _per_head(invariant, block.W_k_ev),
-        _filter(block.filter_net_ev, geometry.radial, invariants),
-        geometry,
-    )
-    weight = product_euclidean.view(2 * n_edges, block.ev_heads, -1).sum(-1) / block.att_norm_ev
-    weight = torch.repeat_interleave(
-        weight * geometry.cutoffs,
-        block.degree_repeats,
-        dim=-1,
-        output_size=euclidean.shape[1],
-    )
-    updated_euclidean = euclidean.index_add(0, geometry.receivers, weight * geometry.harmonics)
-
-    updated = layer.layer_norm_inv_1(updated)
-    updated = updated + layer.mlp_1[3](silu(layer.mlp_1[1](silu(updated))))
-    delta, delta_euclidean = layer.interaction_block(updated, updated_euclidean)
-    node = layer.layer_norm_inv_2(updated + delta)
-    return node, updated_euclidean + delta_euclidean, product.mean(0)
-
 
 
 def _random_spec(config: So3kratesConfig) -> BackboneSpec:

@@ -35,7 +35,8 @@ def forces_stress(
     forces : Tensor, shape (n_atoms, 3)
         eV/Å.
     stress : Tensor or None, shape (n_systems, 3, 3)
-        eV/Å³, positive under tension (ASE's sign); None without a cell.
+        eV/Å³, positive under tension (ASE's sign); None where no structure is periodic, zero for
+        a structure without a volume.
 
     Raises
     ------
@@ -59,5 +60,7 @@ def forces_stress(
     if not periodic:
         return forces, None
     virial = torch.zeros_like(strain) if gradients[1] is None else gradients[1]
-    volume = torch.linalg.det(graph.batch.cell.detach()).abs().clamp_min(1e-12)
-    return forces, virial / volume[:, None, None]
+    volume = torch.linalg.det(graph.batch.cell.detach()).abs()
+    # A molecule or slab beside crystals in a batch has no volume, and so no stress.
+    stress = torch.where(volume > 0, 1.0 / volume.clamp_min(1e-12), 0.0)[:, None, None] * virial
+    return forces, stress

@@ -1,0 +1,91 @@
+"""QM9 gap, the published split: recipes × seeds, ID against OOD.
+
+``python benchmarks/qm9_gap.py [--config benchmarks/qm9_gap.yaml] [--out runs/qm9_gap] [key=value …]``
+
+Every stage is skipped where its result is there, and a killed comparison continues. The summary and
+the config are copied to ``benchmarks/results/<name>/``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+DATA = ROOT.parent / "shared" / "data" / "qm9_gap"
+SETS = {
+    "train": "train.npz",
+    "val": "val.npz",
+    "test/id": "id_test.npz",
+    "test/ood": "ood_test.npz",
+}
+WIDTHS = "0.02,0.05,0.1"
+
+
+def tether(*arguments: str) -> None:
+    """Run one command of tether, shown as a person would type it."""
+    print("$ tether", *arguments, flush=True)
+    subprocess.run([sys.executable, "-m", "tether.cli", *arguments], check=True)
+
+
+def prepare(folder: Path, *, train_size: int, with_xtb: bool) -> None:
+    """Store, split, auxiliary geometries of the training molecules, held-out ones of the others."""
+    store, split = folder / "qm9_gap.arrow", folder / "split.json"
+    if not store.exists():
+        files = [str(DATA / name) for name in SETS.values()]
+        tether("prepare", *files, "--target", "gap:Ha:intensive", "--out", str(store))
+    if not split.exists():
+        sets = [part for name, file in SETS.items() for part in ("--set", f"{name}={file}")]
+        tether(
+            *("split", str(store), "--method", "sources", "--name", "arXiv 2601.08486, gap"),
+            *("--target", "gap", *sets, "--train-size", str(train_size), "--out", str(split)),
+        )
+    common = ("label", str(store), "--split", str(split), "--widths", WIDTHS)
+    wanted = [
+        ("pseudo.arrow", "pseudo", "train", "3", ()),
+        ("pseudo_val.arrow", "pseudo", "val", "1", ("--limit", "300")),
+    ]
+    if with_xtb:
+        wanted.append(("xtb.arrow", "gfn2-xtb", "train", "3", ()))
+    for name, method, of, n, more in wanted:
+        if not (folder / name).exists():
+            tether(
+                *(*common, "--with", method, "--set", of, "--n-per-structure", n, *more),
+                *("--out", str(folder / name)),
+            )
+
+
+def main() -> None:
+    """Parse, run the stages, keep the results."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", type=Path, default=ROOT / "benchmarks" / "qm9_gap.yaml")
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "qm9_gap")
+    parser.add_argument("--name", default="qm9_gap", help="of the comparison and its results")
+    parser.add_argument("--train-size", type=int, default=5000)
+    parser.add_argument("--xtb", action="store_true", help="also label with GFN2-xTB")
+    parser.add_argument("--prepare-only", action="store_true")
+    parser.add_argument("overrides", nargs="*", help="key=value, as for tether compare")
+    options = parser.parse_args()
+    if not DATA.is_dir():
+        sys.exit(f"the published split is not at {DATA}")
+    options.out.mkdir(parents=True, exist_ok=True)
+    prepare(options.out, train_size=options.train_size, with_xtb=options.xtb)
+    if options.prepare_only:
+        return
+    comparison = options.out / options.name
+    tether(
+        *("compare", "--config", str(options.config), "--out", str(comparison)),
+        *options.overrides,
+    )
+    results = ROOT / "benchmarks" / "results" / options.name
+    results.mkdir(parents=True, exist_ok=True)
+    for name in ("summary.json", "config.yaml"):
+        shutil.copy(comparison / name, results / name)
+    print(f"results in {results}")
+
+
+if __name__ == "__main__":
+    main()

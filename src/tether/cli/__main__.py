@@ -1,0 +1,6 @@
+"""``python -m tether.cli``."""
+
+from tether.cli.main import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,245 @@
+"""Write `report.html`: one file that needs no network, made from the files of a folder alone."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import plotly.graph_objects as go
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from tether.errors import TetherError
+from tether.report.panels import bar_panels, curve_panels, parity_panels
+from tether.report.provenance import (
+    key_value_table,
+    leakage_table,
+    split_table,
+    training_range,
+)
+from tether.report.read import Comparison, read_comparison
+from tether.report.results import level_words, recipes_of, targets_of, unit_of
+from tether.report.tables import forgetting_table, overview_table, runs_table, seeds_table
+from tether.report.verdict import remarks, verdict
+
+__all__ = ["build_report", "render_report"]
+
+_FORGETTING_KEYS = ("force_mae_before", "force_mae_after")
+
+
+def build_report(folder: Path) -> Path:
+    """Write `report.html` into a comparison folder or a run folder.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds `summary.json` and `runs/` (a comparison), or is a run folder.
+
+    Returns
+    -------
+    Path
+        `folder / "report.html"`, replaced in one step.
+
+    Raises
+    ------
+    TetherError
+        If the folder holds neither, `summary.json` is not readable, or the folder cannot be
+        written to.
+    """
+    folder = Path(folder)
+    page = render_report(read_comparison(folder))
+    path = folder / "report.html"
+    _write_atomically(path, page)
+    return path
+
+
+def render_report(comparison: Comparison) -> str:
+    """Return the page as text.
+
+    Parameters
+    ----------
+    comparison : Comparison
+        What `read_comparison` returns.
+
+    Returns
+    -------
+    str
+        HTML with style, scripts and figures inside.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("tether.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=False,
+    )
+    environment.globals["figure_json"] = _figure_json
+    loader = environment.loader
+    assert loader is not None  # noqa: S101 - given two statements above
+    own = {name: loader.get_source(environment, name)[0] for name in ("style.css", "report.js")}
+    return environment.get_template("report.html.j2").render(
+        **_context(comparison),
+        # These three are ours or plotly's, hold no data and must not be escaped.
+        style=Markup(own["style.css"]),  # noqa: S704
+        script=Markup(own["report.js"]),  # noqa: S704
+        plotly_js=Markup(get_plotlyjs().replace("</script", "<\\/script")),  # noqa: S704
+    )
+
+
+def _figure_json(figure: go.Figure) -> Markup:
+    """A figure as JSON in which no name can end the script element around it."""
+    text = str(figure.to_json())
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)  # noqa: S704
+
+
+def _context(comparison: Comparison) -> dict[str, Any]:
+    summary = comparison.summary
+    split = summary.get("split") or {}
+    targets = [_target_context(comparison, target) for target in targets_of(summary)]
+    name = comparison.folder.resolve().name
+    return {
+        "title": f"{'Run' if comparison.is_single_run else 'Comparison'}: {name}",
+        "subtitle": _subtitle(summary),
+        "targets": targets,
+        "overview_note": _overview_note(summary),
+        "nothing_yet": _nothing_yet(comparison),
+        "forgetting": forgetting_table(summary),
+        "forgetting_missing": _forgetting_missing(summary),
+        "split_missing": "" if split.get("sizes") else "no split was stored",
+        "split_words": _split_words(split),
+        "bare_split": split_table(split, "", n_targets=0, unit=""),
+        "leakage": leakage_table(split),
+        "split_report": key_value_table("Report of the split", split.get("report") or {}),
+        "methods": _methods(comparison),
+        "runs": runs_table(comparison.runs),
+        "backbone": key_value_table("Backbone", summary.get("backbone") or {}),
+        "provenance": key_value_table(
+            "Versions, checksums and devices",
+            summary.get("provenance") or {},
+            without=("backbone",) if comparison.is_single_run else (),
+        ),
+        "config_text": comparison.config_text,
+    }
+
+
+def _target_context(comparison: Comparison, target: str) -> dict[str, Any]:
+    summary = comparison.summary
+    split = summary.get("split") or {}
+    n_targets, unit = len(targets_of(summary)), unit_of(summary, target)
+    shaded = training_range(split, target, n_targets=n_targets) is not None
+    return {
+        "name": target,
+        "verdict": verdict(summary, target),
+        "remarks": remarks(summary, target),
+        "overview": overview_table(summary, target),
+        "seeds": seeds_table(summary, target),
+        "bars": bar_panels(summary, target),
+        "parity": parity_panels(comparison, target),
+        "parity_note": (
+            "The dashed diagonal is a perfect prediction. "
+            + (
+                "The shaded band is the range of the training labels."
+                if shaded
+                else "Range of the training labels: not available: the split's report has none."
+            )
+        ),
+        "curves": curve_panels(comparison, target),
+        "split": split_table(split, target, n_targets=n_targets, unit=unit),
+    }
+
+
+def _subtitle(summary: Mapping[str, Any]) -> str:
+    split = summary.get("split") or {}
+    backbone = summary.get("backbone") or {}
+    units = [(target, unit_of(summary, target)) for target in targets_of(summary)]
+    names = ", ".join(f"{target} ({unit})" if unit else target for target, unit in units)
+    parts = {"target": names, "backbone": backbone.get("name"), "split": split.get("name")}
+    return " · ".join(f"{label} {value}" for label, value in parts.items() if value)
+
+
+def _overview_note(summary: Mapping[str, Any]) -> str:
+    if not summary["gains"]:
+        return "Smaller is better. Without a reference recipe there are no gains."
+    intervals = f"{level_words(summary)}intervals".capitalize()
+    return (
+        "Smaller errors are better; the best of each column is in bold. "
+        f"{intervals} are in square brackets. A positive gain is a smaller RMSE than the "
+        "reference's."
+    )
+
+
+def _nothing_yet(comparison: Comparison) -> str:
+    problems = [
+        f"{run.recipe}{'' if run.seed is None else f' seed {run.seed}'}: {problem}"
+        for run in comparison.runs
+        for name, problem in run.problems.items()
+        if name == "metrics.json"
+    ]
+    return "; ".join(problems) or "no run has finished"
+
+
+def _forgetting_missing(summary: Mapping[str, Any]) -> str:
+    entries = summary["forgetting"]
+    if any(entry.get(key) is not None for entry in entries for key in _FORGETTING_KEYS):
+        return ""
+    return "no run measured a force field (the backbone has none, or no held-out data was given)"
+
+
+def _split_words(split: Mapping[str, Any]) -> str:
+    name, method = split.get("name") or "not named", split.get("method") or "not stated"
+    return f"Split: {name}. Method: {method}."
+
+
+def _methods(comparison: Comparison) -> list[str]:
+    summary, recipes = comparison.summary, recipes_of(comparison.summary)
+    seeds = sorted({row["seed"] for row in summary["rows"]} - {"pooled"}, key=str)
+    sentences = []
+    if comparison.is_single_run:
+        sentences.append("This report shows one run; `tether compare` adds intervals and gains.")
+    elif recipes:
+        seed_words = f"seeds {', '.join(map(str, seeds))}" if seeds else "seeds not stated"
+        sentences.append(
+            f"{len(recipes)} recipes ({', '.join(recipes)}) with {seed_words} were trained on the "
+            "same split. Errors are computed from the stored predictions; a pooled error is the "
+            "mean over seeds."
+        )
+        sentences.append(
+            "Intervals are a bootstrap over seeds and test molecules; with few seeds they are too "
+            "narrow where seeds, not molecules, dominate. The p value is a paired permutation test "
+            "of these trained models on these molecules; it is not corrected for the number of "
+            "recipes."
+        )
+    unfinished = [run.folder.name for run in comparison.runs if run.metrics is None]
+    unfinished += [str(name) for name in summary.get("missing_runs") or []]
+    if unfinished:
+        names = ", ".join(dict.fromkeys(unfinished))
+        sentences.append(f"Not finished, and not in the tables: {names}.")
+    return sentences
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".report-", suffix=".html")
+    except OSError as error:
+        raise TetherError(
+            f"{str(path.parent)!r} cannot be written to ({error.strerror})",
+            expected="a writable folder",
+            fix="change its permissions, or copy the folder",
+        ) from error
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        # mkstemp makes files that only their owner can read; a report is for everybody.
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

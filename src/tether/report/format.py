@@ -1,0 +1,113 @@
+"""Numbers as text: one rule for the page and the terminal, so that the two never disagree."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+__all__ = [
+    "MISSING",
+    "as_number",
+    "format_gain",
+    "format_interval",
+    "format_p",
+    "format_quantity",
+    "n_decimals",
+]
+
+MISSING = "—"
+_MAX_DECIMALS = 8
+
+
+def as_number(value: object) -> float | None:
+    """A finite float, or None for anything that is not one (null, NaN, text)."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def n_decimals(values: Iterable[float | None], *, significant: int = 3) -> int:
+    """Decimals that give the smallest of a column's numbers `significant` digits.
+
+    A column shares its decimals, so that its numbers can be compared by eye.
+
+    Parameters
+    ----------
+    values : iterable of float or None
+        The column; None, NaN and zero are passed over.
+    significant : int
+        Digits wanted for the smallest magnitude.
+
+    Returns
+    -------
+    int
+        Between 0 and 8.
+
+    Examples
+    --------
+    >>> n_decimals([0.00338, 0.0202])
+    5
+    """
+    sizes = [abs(value) for value in values if value is not None and math.isfinite(value)]
+    sizes = [size for size in sizes if size > 0]
+    if not sizes:
+        return significant - 1
+    wanted = significant - 1 - math.floor(math.log10(min(sizes)))
+    return min(max(wanted, 0), _MAX_DECIMALS)
+
+
+def format_quantity(value: float | None, decimals: int) -> str:
+    """Fixed decimals with thousands separated, or an em dash.
+
+    Examples
+    --------
+    >>> format_quantity(1234.5, 1), format_quantity(None, 2)
+    ('1,234.5', '—')
+    """
+    if value is None or not math.isfinite(value):
+        return MISSING
+    if value != 0 and abs(value) < 0.5 * 10**-decimals:
+        return f"{value:.2e}"
+    return f"{value:,.{decimals}f}"
+
+
+def format_interval(low: float | None, high: float | None, decimals: int) -> str:
+    """`[low, high]`, or nothing where there is no interval.
+
+    Examples
+    --------
+    >>> format_interval(0.1, 0.25, 2)
+    '[0.10, 0.25]'
+    """
+    if low is None or high is None:
+        return ""
+    return f"[{format_quantity(low, decimals)}, {format_quantity(high, decimals)}]"
+
+
+def format_gain(percent: float | None) -> str:
+    """A signed percentage without its sign word; positive means a smaller error.
+
+    Examples
+    --------
+    >>> format_gain(12.34), format_gain(-0.4), format_gain(0.0)
+    ('+12.3', '−0.4', '0.0')
+    """
+    if percent is None:
+        return MISSING
+    text = f"{abs(percent):.1f}"
+    if float(text) == 0:
+        return text
+    return ("+" if percent > 0 else "−") + text
+
+
+def format_p(p_value: float | None) -> str:
+    """A p value, with a floor.
+
+    Examples
+    --------
+    >>> format_p(0.0123), format_p(1e-9), format_p(None)
+    ('p = 0.012', 'p < 0.001', '')
+    """
+    if p_value is None:
+        return ""
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"

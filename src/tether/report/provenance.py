@@ -1,0 +1,197 @@
+"""Tables of the split, its leakage report and the provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from tether.report.format import as_number, format_quantity, n_decimals
+from tether.report.results import subset_label
+from tether.report.tables import Cell, Column, Table
+
+__all__ = ["flatten", "key_value_table", "leakage_table", "split_table", "training_range"]
+
+_MAX_ITEMS = 8
+
+
+def flatten(value: object, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Nested mappings as (dotted key, text) pairs; long lists are counted, not printed.
+
+    Examples
+    --------
+    >>> list(flatten({"a": {"b": 1, "c": [1, 2]}}))
+    [('a.b', '1'), ('a.c', '1, 2')]
+    """
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from flatten(inner, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(value, list | tuple):
+        plain = all(not isinstance(item, Mapping | list | tuple) for item in value)
+        if plain and len(value) <= _MAX_ITEMS:
+            yield prefix, ", ".join(str(item) for item in value) or "none"
+        elif plain:
+            head = ", ".join(str(item) for item in value[:3])
+            yield prefix, f"{len(value):,} values: {head}, …"
+        else:
+            for idx, item in enumerate(value[:_MAX_ITEMS]):
+                yield from flatten(item, f"{prefix}[{idx}]")
+            if len(value) > _MAX_ITEMS:
+                yield f"{prefix}[…]", f"{len(value) - _MAX_ITEMS:,} more"
+    elif isinstance(value, float):
+        yield prefix, f"{value:.6g}"
+    else:
+        yield prefix, "not available" if value is None else str(value)
+
+
+def key_value_table(
+    caption: str, value: Mapping[str, Any], *, without: Sequence[str] = ()
+) -> Table:
+    """A nested mapping as a table of two columns.
+
+    Parameters
+    ----------
+    caption : str
+        What it shows.
+    value : mapping
+        Any JSON object.
+    without : sequence of str
+        Top-level keys that are shown elsewhere.
+
+    Returns
+    -------
+    Table
+        A row a leaf.
+    """
+    kept = {key: inner for key, inner in value.items() if key not in without}
+    rows = [[Cell(key), Cell(text)] for key, text in flatten(kept)]
+    columns = [Column("Item", numeric=False), Column("Value", numeric=False)]
+    return Table(caption, columns, rows, [])
+
+
+def _find(report: object, keys: set[str], path: str = "") -> list[tuple[str, dict[str, Any]]]:
+    """Mappings, at any depth, that have all the keys; with the path that leads there."""
+    if not isinstance(report, Mapping):
+        return []
+    found = [(path, dict(report))] if keys <= set(report) else []
+    for key, inner in report.items():
+        found += _find(inner, keys, f"{path}/{key}")
+    return found
+
+
+def _extrapolation(
+    split: Mapping[str, Any], target: str | None, n_targets: int
+) -> dict[str, Any] | None:
+    found = _find(split.get("report"), {"id_low", "id_high"})
+    own = [entry for path, entry in found if target is not None and target in path.split("/")]
+    if own:
+        return own[0]
+    # A range that no target is named for belongs to the only target, or to nobody.
+    return found[0][1] if found and n_targets == 1 else None
+
+
+def training_range(
+    split: Mapping[str, Any], target: str, *, n_targets: int
+) -> tuple[float, float] | None:
+    """Smallest and largest training label, if the split's report knows them.
+
+    Parameters
+    ----------
+    split : mapping
+        `summary["split"]`.
+    target : str
+        Which target.
+    n_targets : int
+        Number of targets of the comparison.
+
+    Returns
+    -------
+    (float, float) or None
+        In the target's unit.
+    """
+    entry = _extrapolation(split, target, n_targets) or {}
+    low, high = as_number(entry.get("id_low")), as_number(entry.get("id_high"))
+    return None if low is None or high is None else (low, high)
+
+
+def split_table(split: Mapping[str, Any], target: str, *, n_targets: int, unit: str) -> Table:
+    """Sizes of the sets and, where known, the range of their labels.
+
+    Parameters
+    ----------
+    split : mapping
+        `summary["split"]`.
+    target : str
+        Which target.
+    n_targets : int
+        Number of targets of the comparison.
+    unit : str
+        Of the target.
+
+    Returns
+    -------
+    Table
+        A row a set.
+    """
+    entry = _extrapolation(split, target, n_targets) or {}
+    sets = entry.get("sets") if isinstance(entry.get("sets"), Mapping) else {}
+    columns = [Column("Set", numeric=False), Column("Structures")]
+    if sets:
+        group = f"{target} ({unit})" if unit else target
+        columns += [Column("lowest", group=group), Column("highest", group=group)]
+        columns.append(Column("outside the training range"))
+    limits = [as_number(row.get(key)) for row in sets.values() for key in ("low", "high")]
+    decimals = n_decimals(limits)
+    rows = []
+    for name, size in (split.get("sizes") or {}).items():
+        row = [Cell(subset_label(name)), Cell(format_quantity(as_number(size), 0), as_number(size))]
+        if sets:
+            known = sets.get(name, {})
+            for key in ("low", "high"):
+                value = as_number(known.get(key))
+                row.append(Cell(format_quantity(value, decimals), value, muted=value is None))
+            row.append(_outside(known))
+        rows.append(row)
+    return Table(
+        f"Sets of the split, by {target}" if sets else "Sets of the split", columns, rows, []
+    )
+
+
+def _outside(known: Mapping[str, Any]) -> Cell:
+    count, share = as_number(known.get("n_outside")), as_number(known.get("fraction_outside"))
+    if count is None:
+        return Cell(format_quantity(None, 0), muted=True)
+    text = format_quantity(count, 0)
+    return Cell(text if share is None else f"{text} ({100 * share:.1f} %)", count)
+
+
+def leakage_table(split: Mapping[str, Any]) -> Table | None:
+    """Structures that two sets share.
+
+    Parameters
+    ----------
+    split : mapping
+        `summary["split"]`.
+
+    Returns
+    -------
+    Table or None
+        A row a pair of sets (one row that says so where none shares any); None where leakage
+        was not looked for.
+    """
+    found = _find(split.get("report"), {"pairs", "n_repeats"})
+    if not found:
+        return None
+    report = found[0][1]
+    rows = []
+    for pair in report["pairs"]:
+        names = " and ".join(subset_label(str(name)) for name in pair.get("sets", []))
+        count = as_number(pair.get("n_structures"))
+        rows.append([Cell(f"shared by {names}"), Cell(format_quantity(count, 0), count)])
+    if not rows:
+        rows.append([Cell("shared by any two sets"), Cell("0", 0.0)])
+    for name, repeats in (report["n_repeats"] or {}).items():
+        count = as_number(repeats)
+        label = f"repeated within {subset_label(str(name))}"
+        rows.append([Cell(label), Cell(format_quantity(count, 0), count)])
+    columns = [Column("Leakage", numeric=False), Column("Structures")]
+    return Table("Structures in more than one set, or more than once in one", columns, rows, [])

@@ -1,0 +1,57 @@
+"use strict";
+(() => {
+  const dark = window.matchMedia("(prefers-color-scheme: dark)");
+  const coarse = window.matchMedia("(pointer: coarse)").matches;
+  const plots = [...document.querySelectorAll(".plot")];
+
+  // Plotly draws into SVG attributes, where CSS variables do not reach: read them and pass them on.
+  const colours = (forPrint) => {
+    if (forPrint) return { text: "#000000", soft: "#444444", grid: "#dddddd" };
+    const style = getComputedStyle(document.documentElement);
+    const read = (name) => style.getPropertyValue(name).trim();
+    return { text: read("--text"), soft: read("--soft"), grid: read("--grid") };
+  };
+  const look = (layout, forPrint) => {
+    const { text, soft, grid } = colours(forPrint);
+    const change = { "font.color": text, "legend.font.color": text };
+    for (const axis of Object.keys(layout).filter((key) => /^[xy]axis$/.test(key))) {
+      change[`${axis}.gridcolor`] = grid;
+      change[`${axis}.linecolor`] = soft;
+      change[`${axis}.tickfont.color`] = soft;
+      change[`${axis}.title.font.color`] = text;
+    }
+    return change;
+  };
+  const setPath = (target, path, value) => {
+    const keys = path.split(".");
+    const last = keys.pop();
+    keys.reduce((inner, key) => (inner[key] ??= {}), target)[last] = value;
+  };
+  const restyle = (forPrint) => {
+    for (const plot of plots) {
+      if (plot.layout) Plotly.relayout(plot, look(plot.layout, forPrint));
+    }
+  };
+
+  for (const plot of plots) {
+    const figure = JSON.parse(document.getElementById(plot.dataset.figure).textContent);
+    for (const [path, value] of Object.entries(look(figure.layout, false))) {
+      setPath(figure.layout, path, value);
+    }
+    if (coarse) figure.layout.dragmode = false;
+    Plotly.newPlot(plot, figure.data, figure.layout, {
+      displayModeBar: false, displaylogo: false, responsive: true, showTips: false,
+    });
+    const button = plot.parentElement.querySelector("button");
+    button.hidden = false;
+    button.addEventListener("click", () => {
+      Plotly.downloadImage(plot, { format: "svg", filename: plot.dataset.figure });
+    });
+  }
+  dark.addEventListener("change", () => restyle(false));
+  window.addEventListener("beforeprint", () => {
+    document.querySelectorAll("details").forEach((block) => { block.open = true; });
+    restyle(true);
+  });
+  window.addEventListener("afterprint", () => restyle(false));
+})();

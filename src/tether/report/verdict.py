@@ -1,0 +1,170 @@
+"""The one sentence at the top of a report, computed from the data, and what tempers it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tether.report.format import (
+    as_number,
+    format_interval,
+    format_p,
+    format_quantity,
+    n_decimals,
+)
+from tether.report.results import (
+    best_recipe,
+    gain_of,
+    level_words,
+    pooled_row,
+    recipes_of,
+    reference_lines_of,
+    subset_label,
+    subsets_of,
+    unit_of,
+)
+
+__all__ = ["remarks", "verdict"]
+
+_REFERENCES = ("full", "scratch")
+
+
+def verdict(summary: Mapping[str, Any], target: str, *, metric: str = "rmse") -> str:
+    """Say in one sentence how the best alternative does against full fine-tuning.
+
+    The recipe named is the one with the largest OOD gain over `full` (over `scratch` where
+    `full` was not run); the sentence says from how many it was picked, says so when it loses,
+    and says so when the interval of the gain includes zero.
+
+    Parameters
+    ----------
+    summary : mapping
+        `summary.json`.
+    target : str
+        Which target.
+    metric : {"rmse", "mae"}
+        Which error.
+
+    Returns
+    -------
+    str
+        One sentence.
+    """
+    subsets = subsets_of(summary, target)
+    if not subsets:
+        return "No run has finished, so there is nothing to compare yet."
+    far = "test/ood" if "test/ood" in subsets else subsets[-1]
+    for reference in _REFERENCES:
+        gains = [
+            gain
+            for gain in summary["gains"]
+            if gain["reference"] == reference
+            and gain["recipe"] not in _REFERENCES
+            and (gain["target"], gain["subset"], gain["metric"]) == (target, far, metric)
+            and as_number(gain["gain_percent"]) is not None
+        ]
+        if gains:
+            best = max(gains, key=lambda gain: float(gain["gain_percent"]))
+            return _gain_sentence(summary, best, len(gains))
+    return _plain_sentence(summary, target, far, metric)
+
+
+def _gain_sentence(summary: Mapping[str, Any], best: Mapping[str, Any], n_recipes: int) -> str:
+    recipe, reference, subset = best["recipe"], best["reference"], str(best["subset"])
+    metric = str(best["metric"])
+    percent = float(best["gain_percent"])
+    label = f"{subset_label(subset)} {metric.upper()}"
+    # The gain's interval is turned round with its sign, so that it reads like the number.
+    low, high = as_number(best.get("low")), as_number(best.get("high"))
+    if percent < 0:
+        low, high = (None if high is None else -high), (None if low is None else -low)
+    details = []
+    interval = format_interval(low, high, 1)
+    if interval:
+        details.append(f"{level_words(summary)}interval {interval} %")
+    if p_text := format_p(as_number(best.get("p_value"))):
+        details.append(p_text)
+    if n_recipes > 1:
+        details.append(f"best of {n_recipes} alternatives")
+    aside = f" ({', '.join(details)})" if details else ""
+    unclear = low is not None and high is not None and low <= 0 <= high
+    doubt = ", not distinguishable from no difference" if unclear else ""
+    side = "below" if percent >= 0 else "above"
+    head = f"{recipe}: {label} {abs(percent):.1f} % {side} {reference}{aside}{doubt}"
+    near = gain_of(
+        summary, recipe, reference, target=best["target"], subset="test/id", metric=metric
+    )
+    change = as_number(near["gain_percent"]) if near and subset != "test/id" else None
+    tail = "" if change is None else f", at ID {_change(-change)} %"
+    if percent < 0:
+        return f"No recipe beats {reference} on {label}; the nearest, {head}{tail}."
+    return f"{head}{tail}."
+
+
+def _change(percent: float) -> str:
+    sign = "+" if percent > 0 else "−"
+    return ("" if f"{abs(percent):.1f}" == "0.0" else sign) + f"{abs(percent):.1f}"
+
+
+def _plain_sentence(summary: Mapping[str, Any], target: str, far: str, metric: str) -> str:
+    recipe = best_recipe(summary, target=target, subset=far, metric=metric)
+    if recipe is None:
+        return f"No {metric.upper()} on {subset_label(far)} was measured."
+    unit = unit_of(summary, target)
+    parts = []
+    for subset in dict.fromkeys([far, "test/id"]):
+        row = pooled_row(summary, recipe, target=target, subset=subset, metric=metric)
+        value = as_number(row["value"]) if row else None
+        if value is not None:
+            number = format_quantity(value, n_decimals([value]))
+            parts.append(f"{subset_label(subset)} {metric.upper()} {number} {unit}".rstrip())
+    why = " (no gains: there is no reference recipe to compare with)"
+    return f"{recipe}: {', '.join(parts)}{why}."
+
+
+def remarks(summary: Mapping[str, Any], target: str, *, metric: str = "rmse") -> list[str]:
+    """Facts that temper the verdict, above all the clip oracle.
+
+    Parameters
+    ----------
+    summary : mapping
+        `summary.json`.
+    target : str
+        Which target.
+    metric : {"rmse", "mae"}
+        Which error.
+
+    Returns
+    -------
+    list of str
+        Sentences.
+    """
+    sentences = []
+    query = {"target": target, "subset": "test/ood", "metric": metric}
+    lines = reference_lines_of(summary, **query)
+    oracle = next((value for name, value in lines.items() if "clip" in name), None)
+    best = best_recipe(summary, **query)
+    row = pooled_row(summary, best, **query) if best else None
+    error = as_number(row["value"]) if row else None
+    if best and oracle and error is not None:
+        difference = abs(error / oracle - 1) * 100
+        if error < oracle:
+            beaten = _n_beating(summary, oracle, query)
+            sentences.append(
+                f"{beaten} of {len(recipes_of(summary))} recipes beat the clip oracle OOD; "
+                f"{best}, the best, is {difference:.1f} % below it."
+            )
+        else:
+            sentences.append(
+                f"No recipe beats the clip oracle OOD ({best}, the best, is {difference:.1f} % "
+                "above it): none of these models extrapolates."
+            )
+    return sentences
+
+
+def _n_beating(summary: Mapping[str, Any], oracle: float, query: dict[str, str]) -> int:
+    errors = []
+    for recipe in recipes_of(summary):
+        row = pooled_row(summary, recipe, **query)
+        errors.append(as_number(row["value"]) if row else None)
+    return sum(error is not None and error < oracle for error in errors)

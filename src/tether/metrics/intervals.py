@@ -124,7 +124,7 @@ def seed_pooled_interval(
     two seeds (Rao and Wu 1988).
 
     No resampling of two or three seeds can look beyond the best and worst of them: where seeds and
-    not molecules dominate, a nominal 95 % interval of three seeds holds about 75 %; the limit for S
+    not molecules dominate, a nominal 95 % interval of three seeds holds 75 to 80 %; the limit for S
     seeds is ``1 - 2**(1 - S)``. Noise that is independent between seeds on one molecule enters both
     levels and makes the interval too wide, by √2 at most. With one seed the interval is that of
     `bootstrap_interval`.

@@ -136,14 +136,7 @@ def make_split(
         split = carve_validation(split, fraction=val_fraction, size=val_size, seed=seed)
     if train_size is not None:
         split = subsample_train(split, train_size, seed=seed)
-    default_name = f"{method}-{table.target}" if method in {"boom", "tail"} else method
-    return replace(
-        split,
-        name=name or default_name.rstrip("-"),
-        parameters={"target": table.target, **split.parameters},
-        report={**split.report, **_report(split, table)},
-        store=replace(table.store, n_systems=table.n_systems),
-    )
+    return _finished(split, table, name)
 
 
 def reference_lines(
@@ -230,6 +223,19 @@ def _base_split(
         case "sources":
             assert table.sources is not None
             return from_sources(table.sources, sets, values=values)
+
+
+def _finished(split: Split, table: Table, name: str | None) -> Split:
+    """Add name, target, report and the reference to the store."""
+    looks_at_values = split.method in {"boom", "tail"} and table.target
+    default_name = f"{split.method}-{table.target}" if looks_at_values else split.method
+    return replace(
+        split,
+        name=name or default_name,
+        parameters={"target": table.target, **split.parameters},
+        report={**split.report, **_report(split, table)},
+        store=replace(table.store, n_systems=table.n_systems),
+    )
 
 
 def _report(split: Split, table: Table) -> dict[str, Any]:

@@ -96,7 +96,7 @@ def make_split(
     sets : mapping of str to str, optional
         For file and sources: index file, or source, by set name.
     by_id : bool
-        For method file: read integers as ids.
+        For file: read integers as ids.
     val_fraction, val_size : optional
         Validation set to carve out of "train", as a share of it or a number. Default: 0.05 for boom
         and tail, none for the methods that name their sets; 0 = none.
@@ -108,9 +108,7 @@ def make_split(
     Returns
     -------
     Split
-        Its report has ``n_systems, n_unlabelled, n_unused``, ``extrapolation`` and
-        ``reference_lines`` (scalar labels) and ``leakage`` (hashes), each null where its input is
-        missing.
+        Report: ``n_unlabelled, n_unused, extrapolation, reference_lines, leakage``, …
 
     Raises
     ------

@@ -273,3 +273,9 @@ def test_md_that_fails_is_reported() -> None:
 def test_bad_arguments_are_named(call: object, text: str) -> None:
     with pytest.raises(TetherError, match=text):
         call(molecules("H2O"))  # type: ignore[operator]
+
+
+def test_a_single_geometry_is_displaced() -> None:
+    """A torch index of one element would make numpy return a scalar, and the loop fail."""
+    samples = displace(from_ase(molecule("H2O")), widths=(0.05,), n_per_structure=1, seed=3)
+    assert samples.batch.n_systems == 1

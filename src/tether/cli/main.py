@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-import click
 import typer
 from rich.console import Console
 
@@ -21,6 +20,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Adapt pretrained 3D atomistic models without letting them forget their physics.",
 )
+
+#: click's base of all usage errors; recent typer carries a click of its own, older ones import it.
+_UsageError = typer.BadParameter.__bases__[0]
 
 #: Verb → what `tether --help` says. Each lives in ``tether/cli/<verb>.py``; the heavy imports
 #: happen inside the commands, so that help and errors come at once.
@@ -55,11 +57,11 @@ def main(arguments: list[str] | None = None) -> None:
         app(arguments, standalone_mode=False)
     except TetherError as error:
         _fail(str(error))
-    except click.UsageError as error:
+    except _UsageError as error:
         _fail(error.format_message())
-    except click.exceptions.Exit as stop:
+    except typer.Exit as stop:
         sys.exit(stop.exit_code)
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         _fail("interrupted; the same command continues where it was")
 
 

@@ -106,7 +106,9 @@ def _draw(
     for attempt in range(ATTEMPTS):
         flat, _ = ragged_indices(target.ptr, pending)
         moves = []
-        for s, k in zip(system[pending].tolist(), number[pending].tolist(), strict=True):
+        # As a numpy index: a torch tensor of one element would make the result a scalar.
+        left = pending.numpy()
+        for s, k in zip(system[left].tolist(), number[left].tolist(), strict=True):
             moves.append(noise(_generator(seed, kind, batch.ids[s], k, attempt), s, k))
         if moves:
             positions[flat] = target.positions[flat] + torch.from_numpy(np.concatenate(moves))

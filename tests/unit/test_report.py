@@ -549,3 +549,21 @@ def test_terminal_prints_hostile_names_as_they_are(folder: Path) -> None:
     console = Console(width=120, record=True, file=Path("/dev/null").open("w"))  # noqa: SIM115
     print_comparison(summary, console)
     assert "[red]x[/red]" in console.export_text()
+
+
+def test_two_targets_keep_their_numbers_apart(folder: Path) -> None:
+    summary = _summary(folder)
+    for key in ("rows", "gains", "reference_lines"):
+        other = [{**entry, "target": "homo"} for entry in summary[key]]
+        for entry in other:
+            if "value" in entry:
+                entry["value"] *= 1.234
+        summary[key] += other
+    (folder / "summary.json").write_text(json.dumps(summary))
+    page = _page(folder)
+    shown = {value for value, _ in page.data}
+    assert {row["value"] for row in summary["rows"]} <= shown
+    text = " ".join(page.text)
+    assert "predictions.parquet has no rows for homo" in text
+    # A range that no target is named for must not be shaded for either of them.
+    assert text.count("Range of the training labels: not available") == 2

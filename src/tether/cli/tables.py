@@ -85,7 +85,7 @@ def _table(
 
 
 def _stack(*lines: str, style: str = "") -> Text:
-    """A number with smaller print below it."""
+    """Stack a number with smaller print below it."""
     text = Text(lines[0], style=style, justify="right")
     for line in lines[1:]:
         text.append(f"\n{line}", style="not bold dim")
@@ -99,7 +99,8 @@ def _error_columns(values: Values) -> list[tuple[str, list[Text]]]:
         cells = [row[idx] for row in values.rows]
         subset = column.group.split(" ")[0]
         if column.label == "RMSE":
-            found.append((f"{subset} RMSE\n[interval]", [_error_cell(cell) for cell in cells]))
+            below = "[interval]" if any(cell.details for cell in cells) else ""
+            found.append((f"{subset} RMSE\n{below}", [_error_cell(cell) for cell in cells]))
         elif column.label == "MAE":
             mae_labels.append(subset)
             mae_cells.append([cell.text for cell in cells])

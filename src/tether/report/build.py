@@ -90,7 +90,7 @@ def render_report(comparison: Comparison) -> str:
 
 
 def _figure_json(figure: go.Figure) -> Markup:
-    """A figure as JSON in which no name can end the script element around it."""
+    """Write a figure as JSON in which no name can end the script element around it."""
     text = str(figure.to_json())
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")

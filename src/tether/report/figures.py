@@ -30,6 +30,8 @@ _DASHES = ("solid", "dash", "dot")
 _NEUTRAL = "#808488"
 SUBSET_COLOURS = {"test/id": _BLUE, "test/ood": _VERMILLION, "val": _GREEN}
 _SYMBOLS = {"test/id": "circle", "test/ood": "diamond", "val": "square"}
+# The page draws lines with this `meta` in its text colour, light or dark.
+_INK = "ink"
 _LINE_DASHES = ("dash", "dot", "dashdot", "longdash")
 
 
@@ -49,7 +51,7 @@ def _plain(text: str) -> str:
 
 
 def _figure(*, height: int, x_title: str, y_title: str, legend: bool = True) -> go.Figure:
-    """An empty figure in the page's look."""
+    """Make an empty figure in the page's look."""
     axis = {"showgrid": True, "zeroline": False, "automargin": True, "ticks": ""}
     return go.Figure(
         layout={
@@ -67,7 +69,6 @@ def _figure(*, height: int, x_title: str, y_title: str, legend: bool = True) -> 
                 "xanchor": "left",
                 "yanchor": "bottom",
                 "bgcolor": "rgba(0,0,0,0)",
-                "itemsizing": "constant",
             },
             "xaxis": {**axis, "title": {"text": _plain(x_title), "standoff": 8}},
             "yaxis": {**axis, "title": {"text": _plain(y_title), "standoff": 8}},
@@ -162,6 +163,7 @@ def error_bars(
                 "dash": _LINE_DASHES[position % len(_LINE_DASHES)],
             },
             hoverinfo="name",
+            meta=_INK,
         )
     right = 1.08 * max([largest, *shown.values()])
     figure.update_layout(
@@ -234,11 +236,24 @@ def parity_plot(
             hovertemplate="true %{x:.4g}<br>predicted %{y:.4g}<extra></extra>",
         )
     figure.update_layout(
+        legend={"itemsizing": "constant"},
         xaxis={"range": list(axis_range)},
         yaxis={"range": list(axis_range), "scaleanchor": "x", "constrain": "domain"},
     )
     figure.update_xaxes(constrain="domain")
     return figure
+
+
+def _value_axis(
+    curves: Mapping[str, Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]],
+) -> dict[str, object]:
+    """Make a logarithmic axis with full numbers at 1, 2 and 5, where it is long enough for them."""
+    every = np.concatenate([values for runs in curves.values() for _, values in runs])
+    positive = every[np.isfinite(every) & (every > 0)]
+    axis: dict[str, object] = {"type": "log", "tickformat": "~g"}
+    if positive.size and positive.max() > 4 * positive.min():
+        axis["dtick"] = "D2" if positive.max() < 200 * positive.min() else 1
+    return axis
 
 
 def learning_curves(
@@ -282,7 +297,7 @@ def learning_curves(
                 hovertemplate="step %{x:,.0f}: %{y:.4g}<extra>%{fullData.name}</extra>",
             )
     figure.update_layout(
-        yaxis={"type": "log" if log_scale else "linear", "exponentformat": "power"},
+        yaxis=_value_axis(curves) if log_scale else {},
         xaxis={"separatethousands": True, "rangemode": "tozero"},
     )
     return figure

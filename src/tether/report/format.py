@@ -20,7 +20,7 @@ _MAX_DECIMALS = 8
 
 
 def as_number(value: object) -> float | None:
-    """A finite float, or None for anything that is not one (null, NaN, text)."""
+    """Return a finite float, or None for anything that is not one (null, NaN, text)."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if math.isfinite(value) else None
@@ -57,7 +57,7 @@ def n_decimals(values: Iterable[float | None], *, significant: int = 3) -> int:
 
 
 def format_quantity(value: float | None, decimals: int) -> str:
-    """Fixed decimals with thousands separated, or an em dash.
+    """Write fixed decimals with thousands separated, or an em dash.
 
     Examples
     --------
@@ -85,7 +85,7 @@ def format_interval(low: float | None, high: float | None, decimals: int) -> str
 
 
 def format_gain(percent: float | None) -> str:
-    """A signed percentage without its sign word; positive means a smaller error.
+    """Write a signed percentage without its sign; positive means a smaller error.
 
     Examples
     --------
@@ -101,7 +101,7 @@ def format_gain(percent: float | None) -> str:
 
 
 def format_p(p_value: float | None) -> str:
-    """A p value, with a floor.
+    """Write a p value, with a floor.
 
     Examples
     --------

@@ -59,7 +59,7 @@ class Panel:
 
 
 def bar_panels(summary: Mapping[str, Any], target: str) -> list[Panel]:
-    """A panel of bars for each error and test set of a target.
+    """Make a panel of bars for each error and test set of a target.
 
     Parameters
     ----------
@@ -141,7 +141,7 @@ def subsample(n: int, limit: int) -> NDArray[np.int64]:
 
 
 def parity_panels(comparison: Comparison, target: str) -> list[Panel]:
-    """A parity panel for each recipe, of its first seed that has predictions.
+    """Make a parity panel for each recipe, of its first seed that has predictions.
 
     Parameters
     ----------
@@ -163,8 +163,8 @@ def parity_panels(comparison: Comparison, target: str) -> list[Panel]:
         for recipe, runs in by_recipe.items()
     }
     ends: list[float] = []
-    for run in filter(None, chosen.values()):
-        data = run.predictions[target]
+    for found in filter(None, chosen.values()):
+        data = found.predictions[target]
         # Predictions far off the labels must not squeeze the rest into a corner, hence quantiles.
         ends += np.nanquantile(data.true, [0.0, 1.0]).tolist()
         ends += np.nanquantile(data.pred, [0.002, 0.998]).tolist()
@@ -178,12 +178,12 @@ def parity_panels(comparison: Comparison, target: str) -> list[Panel]:
     )
     unit = unit_of(comparison.summary, target)
     panels = []
-    for recipe, run in chosen.items():
-        if run is None:
+    for recipe, first in chosen.items():
+        if first is None:
             panels.append(Panel(recipe, missing=_why_none(by_recipe[recipe], target)))
             continue
         axis_range = (low - pad, high + pad)
-        panels.append(_parity_panel(run, target, axis_range=axis_range, shade=shade, unit=unit))
+        panels.append(_parity_panel(first, target, axis_range=axis_range, shade=shade, unit=unit))
     return panels
 
 
@@ -242,7 +242,7 @@ def _slope(true: NDArray[np.float64], pred: NDArray[np.float64]) -> str:
 
 
 def curve_panels(comparison: Comparison, target: str) -> list[Panel]:
-    """Training loss, validation RMSE and force error over the steps.
+    """Draw training loss, validation RMSE and force error over the steps.
 
     Parameters
     ----------
@@ -262,7 +262,7 @@ def curve_panels(comparison: Comparison, target: str) -> list[Panel]:
         _curve_panel(
             comparison,
             "Validation RMSE",
-            f"{target} ({unit})" if unit else target,
+            f"RMSE of {target} ({unit})" if unit else f"RMSE of {target}",
             lambda event: (event.get("val_rmse") or {}).get(target),
             log_scale=True,
         ),
@@ -271,7 +271,7 @@ def curve_panels(comparison: Comparison, target: str) -> list[Panel]:
             "Force error",
             "force MAE (eV/Å)",
             lambda event: (event.get("forcefield") or {}).get("force_mae"),
-            log_scale=False,
+            log_scale=True,
         ),
     ]
 

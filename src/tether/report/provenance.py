@@ -46,7 +46,7 @@ def flatten(value: object, prefix: str = "") -> Iterator[tuple[str, str]]:
 def key_value_table(
     caption: str, value: Mapping[str, Any], *, without: Sequence[str] = ()
 ) -> Table:
-    """A nested mapping as a table of two columns.
+    """Write a nested mapping as a table of two columns.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def key_value_table(
 
 
 def _find(report: object, keys: set[str], path: str = "") -> list[tuple[str, dict[str, Any]]]:
-    """Mappings, at any depth, that have all the keys; with the path that leads there."""
+    """Find mappings, at any depth, that have all the keys; with the path that leads there."""
     if not isinstance(report, Mapping):
         return []
     found = [(path, dict(report))] if keys <= set(report) else []
@@ -133,12 +133,12 @@ def split_table(split: Mapping[str, Any], target: str, *, n_targets: int, unit: 
         A row a set.
     """
     entry = _extrapolation(split, target, n_targets) or {}
-    sets = entry.get("sets") if isinstance(entry.get("sets"), Mapping) else {}
+    sets: Mapping[str, Any] = entry.get("sets") or {}
     columns = [Column("Set", numeric=False), Column("Structures")]
     if sets:
         group = f"{target} ({unit})" if unit else target
         columns += [Column("lowest", group=group), Column("highest", group=group)]
-        columns.append(Column("outside the training range"))
+        columns.append(Column("Outside the training range"))
     limits = [as_number(row.get(key)) for row in sets.values() for key in ("low", "high")]
     decimals = n_decimals(limits)
     rows = []

@@ -52,7 +52,7 @@ def targets_of(summary: Summary) -> list[str]:
 
 
 def unit_of(summary: Summary, target: str) -> str:
-    """Unit of a target, "" if it has none."""
+    """Return the unit of a target, "" if it has none."""
     units = (row.get("unit") for row in summary["rows"] if row["target"] == target)
     return str(next(units, "") or "")
 
@@ -72,7 +72,7 @@ def _matches(row: Mapping[str, Any], target: str, subset: str, metric: str) -> b
 def pooled_row(
     summary: Summary, recipe: str, *, target: str, subset: str, metric: str
 ) -> dict[str, Any] | None:
-    """The row pooled over seeds, or the only seed's row, or None.
+    """Find the row pooled over seeds, or the only seed's row, or None.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ def gain_of(
 
 
 def level_words(summary: Summary) -> str:
-    """ "95 % " where `summary.json` states the level of its intervals, else "".
+    """Name the level of the intervals, where `summary.json` states it.
 
     Examples
     --------

@@ -300,7 +300,7 @@ def forgetting_table(summary: Mapping[str, Any]) -> Table:
 
 
 def runs_table(runs: Sequence[Run]) -> Table:
-    """What each run cost, and what is missing of it.
+    """List what each run cost, and what is missing of it.
 
     Parameters
     ----------

@@ -22,6 +22,11 @@
     }
     return change;
   };
+  // Reference lines and error bars take the colour of the text.
+  const ink = (trace, colour) => {
+    if (trace.meta === "ink") trace.line.color = colour;
+    if (trace.error_x) trace.error_x.color = colour;
+  };
   const setPath = (target, path, value) => {
     const keys = path.split(".");
     const last = keys.pop();
@@ -29,7 +34,16 @@
   };
   const restyle = (forPrint) => {
     for (const plot of plots) {
-      if (plot.layout) Plotly.relayout(plot, look(plot.layout, forPrint));
+      if (!plot.layout) continue;
+      plot.data.forEach((trace) => ink(trace, colours(forPrint).text));
+      for (const [path, value] of Object.entries(look(plot.layout, forPrint))) {
+        setPath(plot.layout, path, value);
+      }
+      // Two columns of an A4 or letter page; the screen's width would be cut off.
+      plot.layout.width = forPrint ? 310 : undefined;
+      plot.layout.autosize = !forPrint;
+      Plotly.redraw(plot);
+      if (!forPrint) Plotly.Plots.resize(plot);
     }
   };
 
@@ -38,6 +52,7 @@
     for (const [path, value] of Object.entries(look(figure.layout, false))) {
       setPath(figure.layout, path, value);
     }
+    figure.data.forEach((trace) => ink(trace, colours(false).text));
     if (coarse) figure.layout.dragmode = false;
     Plotly.newPlot(plot, figure.data, figure.layout, {
       displayModeBar: false, displaylogo: false, responsive: true, showTips: false,
@@ -50,7 +65,7 @@
   }
   dark.addEventListener("change", () => restyle(false));
   window.addEventListener("beforeprint", () => {
-    document.querySelectorAll("details").forEach((block) => { block.open = true; });
+    document.querySelectorAll("details:not(.raw)").forEach((block) => { block.open = true; });
     restyle(true);
   });
   window.addEventListener("afterprint", () => restyle(false));

@@ -134,6 +134,22 @@ def error_bars(
         hovertemplate="%{y}: %{x:.4g}<extra></extra>",
         showlegend=False,
     )
+    _add_seeds(figure, names, seed_values)
+    largest = float(np.nanmax(np.concatenate([value, high[has_interval]]), initial=0.0))
+    shown = {name: at for name, at in reference_lines.items() if at <= 1.6 * largest}
+    _add_reference_lines(figure, shown)
+    right = 1.08 * max([largest, *shown.values()])
+    figure.update_layout(
+        xaxis={"range": [0, right or 1.0]},
+        yaxis={"autorange": "reversed", "type": "category", "showgrid": False},
+        yaxis2={"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True},
+    )
+    return figure, [name for name in reference_lines if name not in shown]
+
+
+def _add_seeds(
+    figure: go.Figure, names: Sequence[str], seed_values: Sequence[Sequence[float]]
+) -> None:
     dots = [(seed, name) for name, row in zip(names, seed_values, strict=True) for seed in row]
     if dots:
         figure.add_scatter(
@@ -148,8 +164,9 @@ def error_bars(
             },
             hovertemplate="%{y}: %{x:.4g}<extra>one seed</extra>",
         )
-    largest = float(np.nanmax(np.concatenate([value, high[has_interval]]), initial=0.0))
-    shown = {name: at for name, at in reference_lines.items() if at <= 1.6 * largest}
+
+
+def _add_reference_lines(figure: go.Figure, shown: Mapping[str, float]) -> None:
     for position, (name, at) in enumerate(shown.items()):
         figure.add_scatter(
             x=[at, at],
@@ -165,13 +182,6 @@ def error_bars(
             hoverinfo="name",
             meta=_INK,
         )
-    right = 1.08 * max([largest, *shown.values()])
-    figure.update_layout(
-        xaxis={"range": [0, right or 1.0]},
-        yaxis={"autorange": "reversed", "type": "category", "showgrid": False},
-        yaxis2={"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True},
-    )
-    return figure, [name for name in reference_lines if name not in shown]
 
 
 def parity_plot(

@@ -3,101 +3,50 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from tether.backbones.load import load_backbone
+from tether.assemble import build_model
 from tether.balance.sampled import Sampled
 from tether.balance.weighted_sum import WeightedSum
 from tether.data.loader import GraphStream
-from tether.data.store import Store
 from tether.errors import TetherError
 from tether.evaluation import forcefield_errors, prediction_rows, property_errors, true_labels
-from tether.heads.readout import Pooling, PropertyHead
+from tether.inputs import AdaptInputs, BackboneChoice, HeadChoice, OpenedInputs
 from tether.level import align_energies
-from tether.model import AdaptedModel
 from tether.run import Run, environment
 from tether.serialization import atomic_path, load_tensors, read_json, write_json
-from tether.splits.split import Split
 from tether.tasks.forcefield import ForceFieldTask, force_scale
 from tether.tasks.property import PropertyTask
 from tether.training.engine import Balance, Validation, train
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
+    from pathlib import Path
 
-    from tether.backbones.protocol import Backbone
+    from tether.data.store import Store
     from tether.graph import Graph
+    from tether.model import AdaptedModel
     from tether.recipe import Recipe
     from tether.tasks.task import Task
     from tether.training.checkpoint import Progress
     from tether.training.settings import TrainingSettings
 
-__all__ = ["AdaptInputs", "BackboneChoice", "HeadChoice", "adapt", "build_model"]
+__all__ = [
+    "AdaptInputs",
+    "BackboneChoice",
+    "HeadChoice",
+    "adapt",
+    "build_model",
+    "check_run",
+]
 
 #: Structures of the held-out force-field set looked at during validation; all of them at the end.
 N_WATCHED = 64
-
-
-@dataclass(frozen=True)
-class BackboneChoice:
-    """Which backbone, by name.
-
-    Attributes
-    ----------
-    name : str
-        See `load_backbone`.
-    options : dict
-        Size, where the architecture has one.
-    """
-
-    name: str = "so3lr"
-    options: dict[str, Any] | None = None
-
-
-@dataclass(frozen=True)
-class HeadChoice:
-    """The property head.
-
-    Attributes
-    ----------
-    pooling : {"mean", "sum", "max"} or None
-        Default by the kind of the target.
-    n_hidden : int
-        Width of the hidden layer; 0: linear.
-    """
-
-    pooling: Pooling | None = None
-    n_hidden: int = 128
-
-
-@dataclass(frozen=True)
-class AdaptInputs:
-    """What a run reads.
-
-    Attributes
-    ----------
-    store : Path
-        Labelled structures, from `prepare`.
-    split : Path
-        Row sets of that store, from `split`.
-    targets : tuple of str
-        Labels to learn.
-    auxiliary : Path or None
-        Store with energies and forces for the force-field task, from `label`.
-    forcefield_test : Path or None
-        Held-out store with energies and forces: forgetting is measured on it.
-    """
-
-    store: Path
-    split: Path
-    targets: tuple[str, ...]
-    auxiliary: Path | None = None
-    forcefield_test: Path | None = None
 
 
 def adapt(
@@ -142,11 +91,127 @@ def adapt(
     TetherError
         For bad input, before anything is written.
     """
-    backbone, head = backbone or BackboneChoice(), head or HeadChoice()
-    if recipe.lr is not None:
-        settings = replace(settings, lr=recipe.lr)
-    data = _Data.open(inputs, recipe)
-    model = build_model(data.store, inputs.targets, recipe, seed=seed, backbone=backbone, head=head)
+    request = _Request(
+        inputs, recipe, settings, seed, backbone or BackboneChoice(), head or HeadChoice()
+    )
+    ready = _prepare(request)
+    model, run = ready.model, Run(out)
+    run.claim(request.identity(ready.data))
+    if run.is_complete:
+        return run
+    if not run.split.exists():
+        ready.data.split.to_json(run.split)
+        provenance = {
+            "backbone": model.backbone.spec.to_dict(),
+            "targets": [one.target.to_dict() for one in model.heads.values()],
+            "data": ready.data.fingerprints(),
+            "level_check": ready.level_check,
+            **environment(),
+        }
+        write_json(run.provenance, provenance)
+    before = _errors_before(model, ready.held_out, recipe, run)
+    movement = recipe.build_movement()
+    progress = train(
+        model,
+        ready.tasks,
+        groups=movement.apply(model),
+        balance=_balance(recipe, seed),
+        settings=request.effective_settings,
+        averaging=recipe.averaging == "ema",
+        validate=lambda m: _validate(m, ready.judged["val"], ready.held_out, settings),
+        run=run,
+        report=report,
+    )
+    model.load(load_tensors(run.weights))
+    _finish(model, ready.judged, ready.held_out, before, progress, run)
+    return run
+
+
+def check_run(
+    inputs: AdaptInputs,
+    recipe: Recipe,
+    settings: TrainingSettings,
+    *,
+    out: Path,
+    seed: int = 0,
+    backbone: BackboneChoice | None = None,
+    head: HeadChoice | None = None,
+    structures: bool = True,
+) -> None:
+    """Refuse what `adapt` would refuse, without training or writing.
+
+    Parameters
+    ----------
+    inputs, recipe, settings, out, seed, backbone, head
+        As for `adapt`.
+    structures : bool
+        Also read the structures and build the model; else only files and run folder are checked.
+
+    Raises
+    ------
+    TetherError
+        For bad input.
+    """
+    request = _Request(
+        inputs, recipe, settings, seed, backbone or BackboneChoice(), head or HeadChoice()
+    )
+    data = _prepare(request).data if structures else OpenedInputs.open(inputs, recipe)
+    Run(out).check(request.identity(data))
+
+
+@dataclass(frozen=True)
+class _Request:
+    """The arguments of `adapt` that determine the result."""
+
+    inputs: AdaptInputs
+    recipe: Recipe
+    settings: TrainingSettings
+    seed: int
+    backbone: BackboneChoice
+    head: HeadChoice
+
+    @property
+    def effective_settings(self) -> TrainingSettings:
+        """The settings, with the learning rate of the recipe where it has one."""
+        lr = self.recipe.lr
+        return self.settings if lr is None else replace(self.settings, lr=lr)
+
+    def identity(self, data: OpenedInputs) -> dict[str, Any]:
+        """What tells this run from another."""
+        return {
+            "recipe": asdict(self.recipe),
+            "seed": self.seed,
+            "settings": asdict(self.effective_settings),
+            "backbone": asdict(self.backbone),
+            "head": asdict(self.head),
+            "targets": list(self.inputs.targets),
+            "data": data.fingerprints(),
+        }
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """Everything built and checked; nothing written yet."""
+
+    data: OpenedInputs
+    model: AdaptedModel
+    judged: dict[str, Graph]
+    held_out: Graph | None
+    tasks: list[Task]
+    level_check: dict[str, float] | None
+
+
+def _prepare(request: _Request) -> _Ready:
+    inputs, recipe = request.inputs, request.recipe
+    data = OpenedInputs.open(inputs, recipe)
+    model = build_model(
+        data.store,
+        inputs.targets,
+        recipe,
+        seed=request.seed,
+        backbone=request.backbone,
+        head=request.head,
+    )
     train_graph = model.backbone.prepare(data.store.batch(data.split.indices["train"]))
     for one in model.heads.values():
         one.fit_scale(train_graph.batch)
@@ -155,144 +220,18 @@ def adapt(
         for name, rows in data.split.indices.items()
         if name != "train"
     }
+    for name, values in true_labels(model, judged["val"]).items():
+        if not np.isfinite(values).any():
+            raise TetherError(
+                f"target {name!r} has no label among the {len(values)} of set 'val'",
+                expected="labels to choose the best step by",
+                fix="split again, so that val has labelled structures",
+            )
     held_out = _forcefield_graph(model, data.forcefield_test)
-    tasks, check = _tasks(model, train_graph, data, recipe, settings, seed)
-    run = Run(out)
-    run.claim(
-        {
-            "recipe": asdict(recipe),
-            "seed": seed,
-            "settings": asdict(settings),
-            "backbone": asdict(backbone),
-            "head": asdict(head),
-            "targets": list(inputs.targets),
-            "data": data.fingerprints(),
-        }
+    tasks, check = _tasks(
+        model, train_graph, data, recipe, request.effective_settings, request.seed
     )
-    if run.is_complete:
-        return run
-    if not run.split.exists():
-        data.split.to_json(run.split)
-        provenance = {"data": data.fingerprints(), "level_check": check, **environment()}
-        write_json(run.provenance, {"backbone": model.backbone.spec.to_dict(), **provenance})
-    before = _errors_before(model, held_out, recipe, run)
-    movement = recipe.build_movement()
-    progress = train(
-        model,
-        tasks,
-        groups=movement.apply(model),
-        balance=_balance(recipe, seed),
-        settings=settings,
-        averaging=recipe.averaging == "ema",
-        validate=lambda m: _validate(m, judged["val"], held_out, settings),
-        run=run,
-        report=report,
-    )
-    model.load(load_tensors(run.weights))
-    _finish(model, judged, held_out, before, progress, run)
-    return run
-
-
-def build_model(
-    store: Store,
-    targets: Sequence[str],
-    recipe: Recipe,
-    *,
-    seed: int,
-    backbone: BackboneChoice,
-    head: HeadChoice,
-) -> AdaptedModel:
-    """Backbone with pretrained or random weights, and fresh heads.
-
-    Parameters
-    ----------
-    store : Store
-        Knows the targets.
-    targets : sequence of str
-        Labels to learn.
-    recipe : Recipe
-        Says which weights.
-    seed : int
-        Of everything random.
-    backbone : BackboneChoice
-        Which one.
-    head : HeadChoice
-        What kind.
-
-    Returns
-    -------
-    AdaptedModel
-        Not yet scaled to the labels.
-
-    Raises
-    ------
-    TetherError
-        For an unknown target.
-    """
-    for name in targets:
-        if name not in store.targets:
-            raise TetherError(
-                f"store {store.path} has no label {name!r}",
-                expected=f"one of {', '.join(store.targets) or 'none'}",
-                fix="set targets to one of them",
-            )
-    weights = "pretrained" if recipe.initialisation == "pretrained" else "random"
-    loaded: Backbone = load_backbone(
-        backbone.name, weights=weights, seed=seed, options=backbone.options
-    )
-    heads = [
-        PropertyHead(
-            store.targets[name],
-            loaded.spec.n_features,
-            pooling=head.pooling,
-            n_hidden=head.n_hidden,
-            seed=seed + position,
-        )
-        for position, name in enumerate(targets)
-    ]
-    return AdaptedModel(loaded, heads)
-
-
-@dataclass(frozen=True)
-class _Data:
-    """Opened inputs, checked before anything is written."""
-
-    store: Store
-    split: Split
-    auxiliary: Store | None
-    forcefield_test: Store | None
-
-    @classmethod
-    def open(cls, inputs: AdaptInputs, recipe: Recipe) -> _Data:
-        store = Store.open(inputs.store)
-        split = Split.from_json(inputs.split, fingerprint=store.fingerprint)
-        for needed in ("train", "val"):
-            if needed not in split.indices:
-                raise TetherError(
-                    f"split {inputs.split} has no set {needed!r}",
-                    expected="train, val and one or more test sets",
-                    fix="make it with `tether split --val-fraction 0.05`",
-                )
-        if recipe.forcefield and inputs.auxiliary is None:
-            raise TetherError(
-                f"recipe {recipe.name!r} trains the force field, but there are no data for it",
-                expected="auxiliary: a store with energies and forces",
-                fix="tether label STORE --with pseudo --out aux.arrow, then auxiliary=aux.arrow",
-            )
-        return cls(
-            store,
-            split,
-            Store.open(inputs.auxiliary) if inputs.auxiliary and recipe.forcefield else None,
-            Store.open(inputs.forcefield_test) if inputs.forcefield_test else None,
-        )
-
-    def fingerprints(self) -> dict[str, str | None]:
-        return {
-            "store": self.store.fingerprint,
-            "split": self.split.fingerprint,
-            "auxiliary": self.auxiliary.fingerprint if self.auxiliary else None,
-            "forcefield_test": self.forcefield_test.fingerprint if self.forcefield_test else None,
-        }
+    return _Ready(data, model, judged, held_out, tasks, check)
 
 
 def _forcefield_graph(model: AdaptedModel, store: Store | None) -> Graph | None:
@@ -306,7 +245,7 @@ def _forcefield_graph(model: AdaptedModel, store: Store | None) -> Graph | None:
 def _tasks(
     model: AdaptedModel,
     train_graph: Graph,
-    data: _Data,
+    data: OpenedInputs,
     recipe: Recipe,
     settings: TrainingSettings,
     seed: int,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tether.adapt import adapt
+from tether.adapt import adapt, check_run
 from tether.config import Config
 from tether.errors import TetherError
 from tether.report.build import build_report
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tether.recipe import Recipe
     from tether.training.settings import TrainingSettings
 
-__all__ = ["Job", "compare", "plan"]
+__all__ = ["Job", "check_comparison", "compare", "plan"]
 
 #: Seconds between looks at the runs' logs.
 POLL = 1.0
@@ -117,9 +117,13 @@ def compare(
     Raises
     ------
     TetherError
-        For bad input; the first failing run stops the comparison.
+        For bad input, before anything is written; a run that fails later stops the comparison.
     """
     jobs = plan(config, out)
+    if not all(Run(job.out).is_complete for job in jobs):
+        check_comparison(config, out)
+    else:
+        _check_jobs(config, jobs)
     out.mkdir(parents=True, exist_ok=True)
     with atomic_path(out / "config.yaml") as temporary:
         temporary.write_text(config.to_yaml())
@@ -128,6 +132,46 @@ def compare(
     write_json(out / "summary.json", summary)
     build_report(out)
     return summary
+
+
+def check_comparison(config: Config, out: Path) -> None:
+    """Refuse what `compare` would refuse, without running or writing.
+
+    Parameters
+    ----------
+    config : Config
+        What to compare.
+    out : Path
+        Folder of the comparison.
+
+    Raises
+    ------
+    TetherError
+        For bad input, or a run folder that holds another run.
+    """
+    jobs = plan(config, out)
+    _check_jobs(config, jobs)
+    # Structures are the same for all; a force-field task reads the most, so it is tried.
+    hardest = max(jobs, key=lambda job: job.recipe.forcefield)
+    _check(config, hardest, structures=True)
+
+
+def _check_jobs(config: Config, jobs: list[Job]) -> None:
+    for job in jobs:
+        _check(config, job, structures=False)
+
+
+def _check(config: Config, job: Job, *, structures: bool) -> None:
+    check_run(
+        config.inputs(),
+        job.recipe,
+        job.settings,
+        out=job.out,
+        seed=job.seed,
+        backbone=config.backbone_choice(),
+        head=config.head_choice(),
+        structures=structures,
+    )
 
 
 def _run_all(jobs: list[Job], config: Config, report: Callable[[Job, int, str], None]) -> None:
@@ -176,7 +220,7 @@ def _run_one(config: Config, job: Job, threads: int) -> None:
         raise TetherError(
             f"run {job.out} ended without metrics", expected="a complete run", fix="run it again"
         )
-    single = config.model_copy(update={"recipes": (job.recipe.name,), "seeds": (job.seed,)})
+    single = config.single(job.recipe.name, job.seed)
     with atomic_path(run.config) as temporary:
         temporary.write_text(single.to_yaml())
 

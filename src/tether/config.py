@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from tether.adapt import AdaptInputs, BackboneChoice, HeadChoice
 from tether.errors import TetherError
+from tether.inputs import AdaptInputs, BackboneChoice, HeadChoice
 from tether.recipe import Recipe, named_recipe
 from tether.training.settings import TrainingSettings
 
@@ -71,8 +71,10 @@ class Config(_Closed):
     forcefield_test: Path | None = None
     backbone: BackboneConfig = BackboneConfig()
     head: HeadConfig = HeadConfig()
-    recipes: tuple[str | dict[str, Any], ...] = ("scratch", "probe", "full", "layerwise", "mft")
-    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    recipes: tuple[str | dict[str, Any], ...] = Field(
+        default=("scratch", "probe", "full", "layerwise", "mft"), min_length=1
+    )
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0, 1, 2), min_length=1)
     training: dict[str, Any] = Field(default_factory=dict)
     budget: Literal["steps", "compute"] = "steps"
     forcefield_cost: float = Field(default=2.5, gt=0)
@@ -115,7 +117,9 @@ class Config(_Closed):
                     expected="a mapping with `base: <named recipe>`",
                     fix="add base: mft",
                 )
-            points.append(_checked(Recipe, _fields(named_recipe(base, **fields)), "recipes"))
+            # Checked as a whole: a changed field may have any type that YAML knows.
+            fields = {**_fields(named_recipe(base)), **fields}
+            points.append(_checked(Recipe, fields, f"recipe {base!r}"))
         names = [point.name for point in points]
         for name in names:
             if names.count(name) > 1:
@@ -125,6 +129,32 @@ class Config(_Closed):
                     fix=f"add name: {name}-2 to one of them",
                 )
         return points
+
+    def single(self, recipe: str, seed: int) -> Config:
+        """The configuration of one run.
+
+        Parameters
+        ----------
+        recipe : str
+            Name of one of `recipes`, or else of a named recipe.
+        seed : int
+            Its seed.
+
+        Returns
+        -------
+        Config
+            With one recipe and one seed.
+
+        Raises
+        ------
+        TetherError
+            For an unknown recipe.
+        """
+        entries = zip(self.points(), self.recipes, strict=True)
+        own = [entry for point, entry in entries if point.name == recipe]
+        if not own:
+            named_recipe(recipe)
+        return self.model_copy(update={"recipes": (own[0] if own else recipe,), "seeds": (seed,)})
 
     def backbone_choice(self) -> BackboneChoice:
         """Which backbone."""
@@ -184,6 +214,11 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
     config = _checked(Config, content, "config")
     config.settings()
     config.points()
+    for name, values in (("targets", config.targets), ("seeds", config.seeds)):
+        if len(set(values)) < len(values):
+            raise TetherError(
+                f"`{name}` is {list(values)}", expected="each once", fix="remove the repeats"
+            )
     return config
 
 
@@ -205,11 +240,30 @@ def _apply(content: dict[str, Any], override: str) -> None:
                 expected="a mapping there",
                 fix="set the whole value",
             )
+    node[last] = _value(override, value)
+
+
+def _value(override: str, text: str) -> Any:
     # YAML 1.1 reads 1e-3 as text; numbers are what everybody means.
     try:
-        node[last] = float(value) if "e" in value.lower() else yaml.safe_load(value)
+        return float(text) if "e" in text.lower() else yaml.safe_load(text)
     except ValueError:
-        node[last] = yaml.safe_load(value)
+        pass
+    except yaml.YAMLError as error:
+        raise _bad_override(override, error) from None
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise _bad_override(override, error) from None
+
+
+def _bad_override(override: str, error: yaml.YAMLError) -> TetherError:
+    problem = " ".join(str(error).split())
+    return TetherError(
+        f"override {override!r} is not YAML ({problem})",
+        expected="key=value with a YAML value",
+        fix="write for example recipes=[full,mft]",
+    )
 
 
 def _fields(recipe: Recipe) -> dict[str, Any]:
@@ -218,24 +272,43 @@ def _fields(recipe: Recipe) -> dict[str, Any]:
 
 def _checked(kind: type[T], content: dict[str, Any], where: str) -> T:
     """Validate a mapping as `kind`, with errors in one line."""
-    known = list(
-        getattr(kind, "model_fields", None) or kind.__dataclass_fields__  # type: ignore[attr-defined]
-    )
     for key in content:
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            raise TetherError(
-                f"unknown key {key!r} in {where}",
-                expected=f"one of {', '.join(known)}",
-                fix=f"did you mean {near[0]!r}?" if near else "remove it",
-            )
+        if key not in _known(kind):
+            raise _unknown_key(key, _known(kind), where)
     try:
         return TypeAdapter(kind).validate_python(content)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, TetherError):
+        raise cause
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        parent: Any = kind
+        for part in first["loc"][:-1]:
+            parent = parent.model_fields[part].annotation
+        raise _unknown_key(first["loc"][-1], _known(parent), f"{where}.{place.rpartition('.')[0]}")
+    if first["type"] == "missing":
         raise TetherError(
-            f"{where}: `{place}` is {first.get('input')!r}",
-            expected=str(first["msg"]).removeprefix("Input should be "),
-            fix=f"correct `{place}`",
-        ) from None
+            f"{where} has no `{place}`",
+            expected="a value for it",
+            fix=f"add {place}=… to the config",
+        )
+    raise TetherError(
+        f"{where}: `{place}` is {first.get('input')!r}",
+        expected=str(first["msg"]).removeprefix("Input should be "),
+        fix=f"correct `{place}`",
+    )
+
+
+def _known(kind: Any) -> list[str]:
+    return list(getattr(kind, "model_fields", None) or kind.__dataclass_fields__)
+
+
+def _unknown_key(key: object, known: Sequence[str], where: str) -> TetherError:
+    near = difflib.get_close_matches(str(key), known, n=1)
+    return TetherError(
+        f"unknown key {key!r} in {where}",
+        expected=f"one of {', '.join(known)}",
+        fix=f"did you mean {near[0]!r}?" if near else "remove it",
+    )

@@ -42,18 +42,30 @@ def align_energies(model: AdaptedModel, graph: Graph) -> tuple[Graph, dict[str, 
         Errors of the untrained head on the labels, `forcefield_errors`: how far their level of
         theory is from its own.
     """
-    chosen = torch.linspace(0, graph.n_systems - 1, min(N_FITTED, graph.n_systems)).long()
+    chosen = _sample(graph)
     sample = graph.select(chosen)
     energies = []
     for start in range(0, sample.n_systems, 64):
         piece = sample.select(torch.arange(start, min(start + 64, sample.n_systems)))
         energies.append(model.energy_forces(piece)[0].double())
     difference = torch.cat(energies) - sample.batch.labels["energy"]
-    elements, offsets = fit_element_reference(element_counts(sample.batch), difference.numpy())
-    per_element = torch.zeros(element_counts(sample.batch).shape[1], dtype=torch.float64)
+    counts = element_counts(sample.batch)
+    elements, offsets = fit_element_reference(counts, difference.numpy())
+    per_element = torch.zeros(counts.shape[1], dtype=torch.float64)
     per_element[torch.as_tensor(elements)] = torch.as_tensor(offsets)
     shift = torch.zeros(graph.n_systems, dtype=torch.float64)
     shift.index_add_(0, graph.batch.system_idx, per_element[graph.batch.numbers])
     labels = {**graph.batch.labels, "energy": graph.batch.labels["energy"] + shift}
     aligned = replace(graph, batch=replace(graph.batch, labels=labels))
     return aligned, forcefield_errors(model, aligned.select(chosen))
+
+
+def _sample(graph: Graph) -> torch.Tensor:
+    """Structures spread over the set, and one for each element that these do not hold."""
+    chosen = torch.linspace(0, graph.n_systems - 1, min(N_FITTED, graph.n_systems)).long()
+    missing = set(graph.batch.numbers.tolist()) - set(graph.batch.select(chosen).numbers.tolist())
+    first = [
+        int(graph.batch.system_idx[graph.batch.numbers == element][0])
+        for element in sorted(missing)
+    ]
+    return torch.cat([chosen, torch.tensor(first, dtype=torch.int64)])

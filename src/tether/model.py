@@ -33,12 +33,26 @@ class AdaptedModel(nn.Module):
         Also a ``torch.nn.Module``.
     heads : iterable of PropertyHead
         One a target.
+
+    Raises
+    ------
+    TetherError
+        For a target that occurs twice, or a name that torch cannot hold.
     """
 
     def __init__(self, backbone: Backbone, heads: Iterable[PropertyHead]) -> None:
         super().__init__()
         self.backbone = backbone
-        self.heads = nn.ModuleDict({head.target.name: head for head in heads})
+        self.heads = nn.ModuleDict()
+        for head in heads:
+            name = head.target.name
+            if not name or "." in name or hasattr(self.heads, name) or name in self.heads:
+                raise TetherError(
+                    f"target name {name!r}",
+                    expected="a name without a dot, given once, and no method of torch's ModuleDict",
+                    fix="rename the label when the store is prepared",
+                )
+            self.heads[name] = head
 
     @property
     def is_potential(self) -> bool:

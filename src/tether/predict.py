@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tether.adapt import build_model
+from tether.assemble import model_of_targets
 from tether.config import load_config
 from tether.data.read import read_structures
 from tether.data.store import Store
 from tether.errors import TetherError
 from tether.run import Run
-from tether.serialization import atomic_path, load_tensors
+from tether.serialization import atomic_path, load_tensors, read_json
 from tether.structures import to_ase
+from tether.targets import Target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,7 +37,7 @@ class Predicted:
     ----------
     ids : tuple of str
         Names of the structures, in order.
-    values : dict of str to ndarray, shape (n_systems,)
+    values : dict of str to ndarray, shape (n_systems,), or (n_atoms,) for atom targets
         By target name.
     units : dict of str to str
         Of each target.
@@ -73,9 +74,15 @@ def load_run(folder: Path) -> AdaptedModel:
             fix="make one with `tether adapt`, or name one of comparison/runs/*",
         )
     config = load_config(run.config)
-    model = build_model(
-        Store.open(config.store),
-        config.targets,
+    # The run knows its targets, so that it can be used where its training data are not.
+    known = read_json(run.provenance).get("targets") if run.provenance.exists() else None
+    targets = (
+        {entry["name"]: Target(**entry) for entry in known}
+        if known
+        else {name: Store.open(config.store).targets[name] for name in config.targets}
+    )
+    model = model_of_targets(
+        targets,
         config.points()[0],
         seed=config.seeds[0],
         backbone=config.backbone_choice(),
@@ -117,9 +124,19 @@ def predict(
     """
     if out is not None and out.suffix not in FORMATS:
         raise TetherError(
-            f"cannot write {out.name!r}", expected=f"one of {', '.join(FORMATS)}", fix="rename --out"
+            f"cannot write {out.name!r}",
+            expected=f"one of {', '.join(FORMATS)}",
+            fix="rename --out",
         )
     model = load_run(folder)
+    is_xyz = out is not None and out.suffix in {".xyz", ".extxyz"}
+    atomwise = {name for name, head in model.heads.items() if head.target.level == "atom"}
+    if out is not None and atomwise and not is_xyz:
+        raise TetherError(
+            f"{out.name} has a row for each structure, but {min(atomwise)!r} has a value for each atom",
+            expected=".xyz or .extxyz",
+            fix="rename --out",
+        )
     batches, ids = [], []
     parts: dict[str, list[np.ndarray]] = {name: [] for name in model.heads}
     for batch in _batches(source):
@@ -127,14 +144,14 @@ def predict(
         for name, values in found.items():
             parts[name].append(values)
         ids += list(batch.ids)
-        if out is not None and out.suffix in {".xyz", ".extxyz"}:
+        if is_xyz:
             batches.append(batch)
         progress(len(ids))
     values = {name: np.concatenate(arrays) for name, arrays in parts.items()}
     units = {name: head.target.unit for name, head in model.heads.items()}
     predicted = Predicted(tuple(ids), values, units)
     if out is not None:
-        _write(predicted, batches, out)
+        _write(predicted, batches, out, atomwise=atomwise)
     return predicted
 
 
@@ -148,7 +165,9 @@ def _batches(source: Path) -> Iterator[AtomBatch]:
         yield chunk.batch
 
 
-def _write(predicted: Predicted, batches: list[AtomBatch], out: Path) -> None:
+def _write(
+    predicted: Predicted, batches: list[AtomBatch], out: Path, *, atomwise: set[str]
+) -> None:
     import pyarrow as pa
     import pyarrow.csv
     import pyarrow.parquet
@@ -158,9 +177,14 @@ def _write(predicted: Predicted, batches: list[AtomBatch], out: Path) -> None:
             import ase.io
 
             frames = [atoms for batch in batches for atoms in to_ase(batch)]
+            ends = np.cumsum([len(atoms) for atoms in frames])
             for position, atoms in enumerate(frames):
                 for name, values in predicted.values.items():
-                    atoms.info[f"{name}_predicted"] = float(values[position])
+                    if name in atomwise:
+                        mine = values[ends[position] - len(atoms) : ends[position]]
+                        atoms.arrays[f"{name}_predicted"] = mine
+                    else:
+                        atoms.info[f"{name}_predicted"] = float(values[position])
             ase.io.write(temporary, frames, format="extxyz")
             return
         table = pa.table({"id": list(predicted.ids), **predicted.values})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +21,7 @@ Initialisation = Literal["pretrained", "random"]
 MovementName = Literal["frozen", "full", "layerwise", "layerwise-jmp"]
 BalanceName = Literal["sum", "sampled"]
 Averaging = Literal["ema", "none"]
+_NAME = re.compile(r"\w[\w.+-]*")
 
 
 @dataclass(frozen=True)
@@ -61,12 +64,31 @@ class Recipe:
     lr: float | None = None
 
     def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise TetherError(
+                f"recipe name {self.name!r}",
+                expected="letters, digits and . _ + -, as it names a folder",
+                fix="choose another name",
+            )
         if not 0.0 < self.property_probability <= 1.0:
             raise TetherError(
                 f"`property_probability` of recipe {self.name!r} is {self.property_probability}",
                 expected="a number in (0, 1]",
                 fix="set property_probability=0.5",
             )
+        if not (math.isfinite(self.forcefield_weight) and self.forcefield_weight >= 0.0):
+            raise TetherError(
+                f"`forcefield_weight` of recipe {self.name!r} is {self.forcefield_weight}",
+                expected="a number of 0 or more",
+                fix="set forcefield_weight=0.2",
+            )
+        if self.lr is not None and not (math.isfinite(self.lr) and self.lr > 0.0):
+            raise TetherError(
+                f"`lr` of recipe {self.name!r} is {self.lr}",
+                expected="a positive number",
+                fix="leave it out, or set lr=5e-4",
+            )
+        self.build_movement()  # refuses its own parameters
         if self.forcefield and self.movement == "frozen":
             raise TetherError(
                 f"recipe {self.name!r} trains a force field on a frozen backbone",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -73,31 +74,60 @@ class Run:
         """Whether the run has finished."""
         return self.metrics.exists()
 
+    def check(self, identity: dict[str, Any]) -> None:
+        """Refuse a folder that holds another run; nothing is written.
+
+        Parameters
+        ----------
+        identity : dict
+            What determines the result (recipe, seed, data, settings).
+
+        Raises
+        ------
+        TetherError
+            When the folder holds a run with another identity, or of none.
+        """
+        if self.folder.exists() and not self.folder.is_dir():
+            raise TetherError(
+                f"{self.folder} is a file", expected="a folder", fix="choose another place"
+            )
+        if self._identity.exists():
+            # What a file can hold is compared: JSON has no tuples.
+            before, wanted = read_json(self._identity), json.loads(json.dumps(identity))
+            if before != wanted:
+                changed = sorted(k for k in {*before, *wanted} if before.get(k) != wanted.get(k))
+                raise TetherError(
+                    f"{self.folder} holds a run with other {', '.join(changed)}",
+                    expected="an empty folder, or the same run to resume",
+                    fix="choose another folder, or delete this one",
+                )
+        elif any(path.exists() for path in (self.metrics, self.weights, self.checkpoint)):
+            raise TetherError(
+                f"{self.folder} holds a run without {self._identity.relative_to(self.folder)}",
+                expected="an empty folder, or the same run to resume",
+                fix="choose another folder, or delete this one",
+            )
+
     def claim(self, identity: dict[str, Any]) -> None:
         """Take the folder for this run, or refuse one that holds another.
 
         Parameters
         ----------
         identity : dict
-            What determines the result (recipe, seed, data, settings); written on first use.
+            See `check`; written on first use.
 
         Raises
         ------
         TetherError
-            When the folder holds a run with another identity.
+            See `check`.
         """
-        known = self.folder / "state" / "identity.json"
-        if known.exists():
-            before = read_json(known)
-            if before != identity:
-                changed = sorted(k for k in {*before, *identity} if before.get(k) != identity.get(k))
-                raise TetherError(
-                    f"{self.folder} holds a run with other {', '.join(changed)}",
-                    expected="an empty folder, or the same run to resume",
-                    fix="choose another folder, or delete this one",
-                )
-        else:
-            write_json(known, identity)
+        self.check(identity)
+        if not self._identity.exists():
+            write_json(self._identity, identity)
+
+    @property
+    def _identity(self) -> Path:
+        return self.folder / "state" / "identity.json"
 
 
 def environment() -> dict[str, Any]:

@@ -19,7 +19,14 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["atomic_path", "load_metadata", "load_tensors", "read_json", "save_tensors", "write_json"]
+__all__ = [
+    "atomic_path",
+    "load_metadata",
+    "load_tensors",
+    "read_json",
+    "save_tensors",
+    "write_json",
+]
 
 
 @contextmanager
@@ -35,9 +42,21 @@ def atomic_path(path: Path) -> Iterator[Path]:
     ------
     Path
         Where to write.
+
+    Raises
+    ------
+    TetherError
+        When the folder cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    except OSError as error:
+        raise TetherError(
+            f"cannot write {path} ({error.strerror})",
+            expected="a folder that can be written",
+            fix="choose another place",
+        ) from None
     os.close(handle)
     temporary = Path(name)
     try:

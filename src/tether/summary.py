@@ -12,7 +12,12 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from tether.data.store import Store
-from tether.metrics.intervals import Statistic, bootstrap_interval, paired_gain, seed_pooled_interval
+from tether.metrics.intervals import (
+    Statistic,
+    bootstrap_interval,
+    paired_gain,
+    seed_pooled_interval,
+)
 from tether.metrics.regression import mae, rmse
 from tether.metrics.shift import clip_oracle, mean_predictor
 from tether.run import Run
@@ -84,12 +89,16 @@ def summarise(folder: Path, *, config: Config) -> dict[str, Any]:
 def _errors(run: Run) -> dict[tuple[str, str], np.ndarray]:
     """(target, subset) → prediction minus truth, labelled entries in the order of the split."""
     table = pq.read_table(run.predictions)
-    target, subset = (np.asarray(table[name].to_pylist(), dtype=object) for name in ("target", "subset"))
+    target, subset = (
+        np.asarray(table[name].to_pylist(), dtype=object) for name in ("target", "subset")
+    )
     error = table["pred"].to_numpy() - table["true"].to_numpy()
     found = {}
     for key in dict.fromkeys(zip(target, subset, strict=True)):
         chosen = error[(target == key[0]) & (subset == key[1])]
-        found[key] = chosen[~np.isnan(chosen)]
+        known = chosen[~np.isnan(chosen)]
+        if known.size:  # a set without labels of one of several targets has no error
+            found[key] = known
     return found
 
 

@@ -57,6 +57,12 @@ def load_backbone(
                 from tether.backbones.so3lr import load_so3lr
 
                 return load_so3lr()
+            case "so3lr" if weights == "pretrained":
+                raise TetherError(
+                    f"options {options} of backbone 'so3lr'",
+                    expected="none: the published weights have one size",
+                    fix="remove backbone.options, or set backbone.name=so3krates",
+                )
             case "so3lr" | "so3krates":
                 from tether.backbones.so3krates import So3krates, So3kratesConfig
 
@@ -67,7 +73,9 @@ def load_backbone(
                 from tether.testing.tiny import TinyBackbone
 
                 return TinyBackbone(seed=seed, **options)
-    except TypeError as error:
+    except TetherError:
+        raise
+    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         raise TetherError(
             f"options {options} of backbone {name!r} ({error})",
             expected="options of that architecture",

@@ -19,7 +19,7 @@ def adapt_command(
     *,
     config: ConfigOption = None,
     recipe: Annotated[str, typer.Option("--recipe", "-r", help="A name in `tether list`.")] = "mft",
-    seed: Annotated[int, typer.Option(help="Of head, data order and random weights.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of head, data order and random weights.")] = 0,
     out: Annotated[Path, typer.Option("--out", "-o", help="Run folder.")] = Path("run"),
     as_json: JsonOption = False,
     dry_run: DryRunOption = False,
@@ -29,14 +29,25 @@ def adapt_command(
     from tether.compare import Job
     from tether.config import load_config
 
-    loaded = load_config(config, [*(overrides or []), f"recipes=[{recipe}]", f"seeds=[{seed}]"])
+    loaded = load_config(config, overrides or []).single(recipe, seed)
     job = Job(loaded.points()[0], seed, loaded.settings(), out)
     console = Console(stderr=as_json)
-    if dry_run:
-        console.print(loaded.to_yaml(), markup=False)
-        return
-    from tether.adapt import adapt
+    from tether.adapt import adapt, check_run
     from tether.serialization import atomic_path, read_json
+
+    if dry_run:
+        check_run(
+            loaded.inputs(),
+            job.recipe,
+            job.settings,
+            out=out,
+            seed=seed,
+            backbone=loaded.backbone_choice(),
+            head=loaded.head_choice(),
+        )
+        content = loaded.model_dump(mode="json")
+        typer.echo(json.dumps({"config": content}) if as_json else loaded.to_yaml())
+        return
 
     with run_progress([job], console=console) as report:
         run = adapt(

@@ -27,16 +27,21 @@ def compare_command(
     """Compare recipes over seeds, ID against OOD; a killed comparison continues."""
     from tether.cli.progress import run_progress
     from tether.cli.tables import print_comparison
-    from tether.compare import compare, plan
+    from tether.compare import check_comparison, compare, plan
     from tether.config import load_config
 
     loaded = load_config(config, overrides or [])
     jobs = plan(loaded, out)
     console = Console(stderr=as_json)
     if dry_run:
-        console.print(loaded.to_yaml(), markup=False)
-        for job in jobs:
-            console.print(f"{job.out}: {job.settings.property_steps} property steps")
+        check_comparison(loaded, out)
+        runs = {str(job.out): job.settings.property_steps for job in jobs}
+        if as_json:
+            typer.echo(json.dumps({"config": loaded.model_dump(mode="json"), "runs": runs}))
+            return
+        typer.echo(loaded.to_yaml())
+        for folder, steps in runs.items():
+            typer.echo(f"{folder}: {steps} property steps")
         return
     with run_progress(jobs, console=console) as report:
         summary = compare(loaded, out=out, report=report)

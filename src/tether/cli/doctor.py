@@ -8,6 +8,7 @@ import os
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from tether.cli.options import JsonOption
 
@@ -31,7 +32,7 @@ def doctor_command(*, as_json: JsonOption = False) -> None:
         console = Console(highlight=False)
         colours = {"ok": "green", "missing": "yellow", "broken": "red"}
         for state, what, detail in findings:
-            console.print(f"[{colours[state]}]{state:8}[/] {what}: {detail}")
+            console.print(f"[{colours[state]}]{state:8}[/] {escape(f'{what}: {detail}')}")
     if any(state == "broken" for state, _, _ in findings):
         raise typer.Exit(1)
 

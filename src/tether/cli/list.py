@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from tether.cli.options import JsonOption
@@ -27,11 +28,11 @@ def list_command(
         return
     console = Console()
     for title, rows in content.items():
-        table = Table(title=title, title_justify="left")
+        table = Table(title=escape(title), title_justify="left")
         for heading in rows[0] if rows else ():
             table.add_column(heading)
         for row in rows:
-            table.add_row(*[str(value) for value in row.values()])
+            table.add_row(*[escape(str(value)) for value in row.values()])
         console.print(table)
 
 
@@ -41,7 +42,11 @@ def _of_tether() -> dict[str, list[dict[str, Any]]]:
 
     return {
         "backbones": [
-            {"name": name, "what": what, "install": f"pip install 'tether[{extra}]'" if extra else "–"}
+            {
+                "name": name,
+                "what": what,
+                "install": f"pip install 'tether[{extra}]'" if extra else "–",
+            }
             for name, (what, extra) in BACKBONES.items()
         ],
         "recipes": [{"name": name, "what": what} for name, (what, _) in RECIPES.items()],
@@ -61,7 +66,9 @@ def _of_store(path: Path) -> dict[str, list[dict[str, Any]]]:
             values = store.label(name)
             known = values[~np.isnan(values)]
             row |= {"labelled": f"{known.size:,}"}
-            row |= {"mean": f"{known.mean():.5g}", "std": f"{known.std():.4g}"} if known.size else {}
+            row |= (
+                {"mean": f"{known.mean():.5g}", "std": f"{known.std():.4g}"} if known.size else {}
+            )
         row = {key: row.get(key, "–") for key in (*_LABEL_COLUMNS,)}
         labels.append(row)
     about = {

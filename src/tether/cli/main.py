@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -54,18 +55,31 @@ def main(arguments: list[str] | None = None) -> None:
         Default: ``sys.argv``.
     """
     try:
-        app(arguments, standalone_mode=False)
+        code = app(arguments, standalone_mode=False)
     except TetherError as error:
         _fail(str(error))
     except _UsageError as error:
-        _fail(error.format_message())
+        _fail_usage(error)
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
     except (typer.Abort, KeyboardInterrupt):
         _fail("interrupted; the same command continues where it was")
+    # Without standalone mode, an exit code that a command asks for comes back as a value.
+    if isinstance(code, int) and code:
+        sys.exit(code)
+
+
+def _fail_usage(error: Any) -> None:
+    path = error.ctx.command_path if error.ctx else "tether"
+    problem = error.format_message().rstrip(".")
+    if not problem:  # bare `tether`: the help has been printed
+        sys.exit(2)
+    _fail(f"{problem}; expected a command line as in `{path} --help`; fix: correct it")
 
 
 def _fail(message: str) -> None:
-    # One line however narrow the terminal is: scripts read it.
-    Console(stderr=True, soft_wrap=True, highlight=False).print(f"error: {message}", markup=False)
+    # One line however narrow the terminal is, and as it stands: scripts read it.
+    line = " ".join(f"error: {message}".split())
+    console = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
+    console.print(line, markup=False)
     sys.exit(2)

@@ -30,7 +30,9 @@ def predict_command(
     console = Console(stderr=as_json)
     if dry_run:
         model = load_run(run)
-        console.print(f"{run} predicts {', '.join(model.heads)}")
+        units = {name: head.target.unit for name, head in model.heads.items()}
+        names = ", ".join(f"{name} ({unit})" for name, unit in units.items())
+        typer.echo(json.dumps({"units": units}) if as_json else f"{run} predicts {names}")
         return
     with console.status("predicting") as status:
         predicted = predict(
@@ -44,4 +46,4 @@ def predict_command(
         typer.echo(json.dumps({"ids": predicted.ids, "values": values, "units": predicted.units}))
         return
     names = ", ".join(f"{name} ({unit})" for name, unit in predicted.units.items())
-    console.print(f"{len(predicted.ids)} structures: {names} → {out}")
+    typer.echo(f"{len(predicted.ids)} structures: {names} → {out}")

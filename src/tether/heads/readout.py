@@ -20,6 +20,8 @@ __all__ = ["Pooling", "PropertyHead"]
 Pooling = Literal["mean", "sum", "max"]
 #: Atomic numbers run to 118; entry 0 stays empty.
 N_ELEMENTS = 119
+#: Least standard deviation that a head learns, as a share of the labels' own.
+SMALLEST_RESIDUAL = 1e-6
 _DEFAULT_POOLING: dict[str, Pooling] = {"intensive": "mean", "extensive": "sum", "max": "max"}
 
 
@@ -95,20 +97,25 @@ class PropertyHead(nn.Module):
         from tether.data.statistics import fit_element_reference
 
         values = self._labels(batch).double().numpy()
+        labelled = values[~np.isnan(values).any(axis=1)]
+        raw = labelled.std(axis=0) if len(labelled) else np.zeros(1)
+        # Equal labels leave a rounding error of about one ulp of the mean; infinite ones no number.
+        level = np.abs(labelled.mean(axis=0)) if len(labelled) else np.zeros(1)
+        if not (raw > 4 * np.finfo(np.float64).eps * level).all():
+            raise TetherError(
+                f"target {self.target.name!r} has {len(labelled)} labels of spread {raw.max():.3g}",
+                expected="finite training labels that differ",
+                fix="check the label column and the split",
+            )
         if self.target.kind == "extensive" and self.target.level == "system":
             counts = element_counts(batch)
             elements, coefficients = fit_element_reference(counts, values[:, 0])
             self.reference[torch.as_tensor(elements)] = torch.as_tensor(coefficients)
         residual = values - self._offset(batch).numpy()
         known = ~np.isnan(residual).any(axis=1)
-        std = residual[known].std(axis=0) if known.any() else np.zeros(1)
-        if not known.any() or not (std > 0).all():
-            raise TetherError(
-                f"target {self.target.name!r} has {int(known.sum())} labels of spread {std.max()}",
-                expected="training labels that differ",
-                fix="check the label column and the split",
-            )
         self.mean.copy_(torch.as_tensor(residual[known].mean(axis=0)))
+        # Where the reference explains everything, what is left is rounding: not to be learnt.
+        std = np.maximum(residual[known].std(axis=0), SMALLEST_RESIDUAL * raw)
         self.std.copy_(torch.as_tensor(std))
 
     def forward(self, features: Features, batch: AtomBatch) -> Tensor:

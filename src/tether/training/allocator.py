@@ -30,5 +30,9 @@ def keep_memory() -> bool:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):
         return False
-    settings = {_M_MMAP_THRESHOLD: 32 * _MIB, _M_TRIM_THRESHOLD: 2047 * _MIB, _M_TOP_PAD: 256 * _MIB}
+    settings = {
+        _M_MMAP_THRESHOLD: 32 * _MIB,
+        _M_TRIM_THRESHOLD: 2047 * _MIB,
+        _M_TOP_PAD: 256 * _MIB,
+    }
     return all(mallopt(key, value) == 1 for key, value in settings.items())

@@ -104,18 +104,22 @@ def load_checkpoint(
     TetherError
         When the file is corrupt, or of another run.
     """
-    tensors = load_tensors(path)
-    model.load({name[7:]: t for name, t in tensors.items() if name.startswith("weight/")})
-    for name in average:
-        average[name].copy_(tensors[f"average/{name}"])
-    parameters = dict(model.named_parameters())
-    for key, value in tensors.items():
-        if key.startswith("optimiser/"):
-            _, field_name, name = key.split("/", 2)
-            optimiser.state[parameters[name]][field_name] = value
     metadata = load_metadata(path)
-    if "progress" not in metadata:
+    tensors = load_tensors(path)
+    parameters = dict(model.named_parameters())
+    averages = {name[8:] for name in tensors if name.startswith("average/")}
+    moments = {name for name in tensors if name.startswith("optimiser/")}
+    foreign = {name for name in moments if name.split("/", 2)[2] not in parameters}
+    if "progress" not in metadata or averages != average.keys() or foreign:
         raise TetherError(
-            f"{path} has no counters", expected="a checkpoint of tether", fix="delete the run"
+            f"{path} is no checkpoint of this run",
+            expected="counters, and the averages and moments of its weights",
+            fix="delete the run folder and start again",
         )
+    model.load({name[7:]: t for name, t in tensors.items() if name.startswith("weight/")})
+    for name, value in average.items():
+        value.copy_(tensors[f"average/{name}"])
+    for key in moments:
+        _, field_name, name = key.split("/", 2)
+        optimiser.state[parameters[name]][field_name] = tensors[key]
     return Progress(**json.loads(metadata["progress"]))

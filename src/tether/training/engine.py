@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tether.tasks.task import Task
     from tether.training.settings import TrainingSettings
 
-__all__ = ["Balance", "Validation", "train"]
+__all__ = ["Balance", "Trainer", "Validation", "train"]
 
 #: Steps between train events in the log.
 LOG_EVERY = 25
@@ -76,7 +76,7 @@ def train(
 ) -> Progress:
     """Train until the property has had its steps; resume where a killed run left off.
 
-    Best weights (on `validate`) end up in ``run.weights``, and in the model.
+    Best weights (on `validate`) end up in ``run.weights``; the model holds the last ones.
 
     Parameters
     ----------
@@ -107,51 +107,113 @@ def train(
     Raises
     ------
     TetherError
-        When a loss is not finite.
+        When a loss or a validation error is not finite.
     """
     keep_memory()
-    by_name = {task.name: task for task in tasks}
-    optimiser = _optimiser(groups, settings)
-    moving = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    average = {n: p.detach().clone() for n, p in moving.items()} if averaging else {}
-    progress = Progress(task_steps=dict.fromkeys(by_name, 0))
+    trainer = Trainer(model, tasks, groups=groups, balance=balance, settings=settings)
+    if averaging:
+        trainer.start_average()
     if run.checkpoint.exists():
-        progress = load_checkpoint(
-            run.checkpoint, model=model, optimiser=optimiser, average=average
+        trainer.progress = load_checkpoint(
+            run.checkpoint, model=model, optimiser=trainer.optimiser, average=trainer.average
         )
-        cut_log(run.log, progress.step)
+    # Also before the first checkpoint: a killed run has logged steps that come again.
+    cut_log(run.log, trainer.progress.step)
+    progress = trainer.progress
     started = time.perf_counter() - progress.seconds
-    run.folder.mkdir(parents=True, exist_ok=True)
     while not _finished(progress, settings):
-        chosen = balance.choose(progress.step, list(by_name))
-        _schedule(optimiser, groups, progress, settings)
-        optimiser.zero_grad(set_to_none=True)
-        losses = {
-            name: by_name[name].loss(model, by_name[name].stream.batch(progress.task_steps[name]))
-            for name in chosen
-        }
-        values = _finite(losses, progress.step)
-        balance.backward(losses)
-        if settings.clip_norm:
-            torch.nn.utils.clip_grad_norm_(moving.values(), settings.clip_norm)
-        optimiser.step()
-        progress.step += 1
-        for name in chosen:
-            progress.task_steps[name] += 1
-        _update_average(average, moving, settings.ema_decay, progress.step)
+        values = trainer.step()
         progress.seconds = time.perf_counter() - started
         if progress.step % LOG_EVERY == 0:
-            _log_train(run, progress, values, optimiser)
+            _log_train(run, progress, values, trainer.optimiser)
         steps = progress.task_steps[PROPERTY]
         due = steps % settings.validate_every == 0 or steps == settings.property_steps
-        if PROPERTY in chosen and due:
-            _validate(model, average, validate, run, progress)
+        if PROPERTY in values and due:
+            _validate(model, trainer.average, validate, run, progress)
             progress.seconds = time.perf_counter() - started
             save_checkpoint(
-                run.checkpoint, model=model, optimiser=optimiser, average=average, progress=progress
+                run.checkpoint,
+                model=model,
+                optimiser=trainer.optimiser,
+                average=trainer.average,
+                progress=progress,
             )
         report(progress)
     return progress
+
+
+class Trainer:
+    """Model, optimiser and counters of a run; `step` is one gradient step and nothing else.
+
+    Parameters
+    ----------
+    model : AdaptedModel
+        Changed in place.
+    tasks : sequence of Task
+        One of them named ``property``.
+    groups : sequence of ParameterGroup
+        What moves.
+    balance : Balance
+        How the tasks combine.
+    settings : TrainingSettings
+        Optimiser and schedule.
+    """
+
+    def __init__(
+        self,
+        model: AdaptedModel,
+        tasks: Sequence[Task],
+        *,
+        groups: Sequence[ParameterGroup],
+        balance: Balance,
+        settings: TrainingSettings,
+    ) -> None:
+        self.model, self.groups, self.balance, self.settings = model, groups, balance, settings
+        self.tasks = {task.name: task for task in tasks}
+        self.optimiser = _optimiser(groups, settings)
+        self.moving = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self.average: dict[str, Tensor] = {}
+        self.progress = Progress(task_steps=dict.fromkeys(self.tasks, 0))
+
+    def start_average(self) -> None:
+        """Keep an exponential moving average of the weights from here on."""
+        self.average = {name: p.detach().clone() for name, p in self.moving.items()}
+
+    def step(self) -> dict[str, float]:
+        """One gradient step.
+
+        Returns
+        -------
+        dict of str to float
+            Loss of each task that took part.
+
+        Raises
+        ------
+        TetherError
+            When a loss is not finite; the weights are then as before.
+        """
+        progress = self.progress
+        chosen = self.balance.choose(progress.step, list(self.tasks))
+        # A run without a property (pretraining) is as long as its first task.
+        lead = PROPERTY if PROPERTY in self.tasks else next(iter(self.tasks))
+        _schedule(self.optimiser, self.groups, progress.task_steps[lead], self.settings)
+        self.optimiser.zero_grad(set_to_none=True)
+        losses = {
+            name: self.tasks[name].loss(
+                self.model, self.tasks[name].stream.batch(progress.task_steps[name])
+            )
+            for name in chosen
+        }
+        values = _finite(losses, progress.step)
+        self.balance.backward(losses)
+        if self.settings.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self.moving.values(), self.settings.clip_norm)
+        self.optimiser.step()
+        progress.step += 1
+        for name in chosen:
+            progress.task_steps[name] += 1
+        _update_average(self.average, self.moving, self.settings.ema_decay, progress.step)
+        return values
 
 
 def _finished(progress: Progress, settings: TrainingSettings) -> bool:
@@ -171,11 +233,10 @@ def _optimiser(groups: Sequence[ParameterGroup], settings: TrainingSettings) -> 
 def _schedule(
     optimiser: torch.optim.Optimizer,
     groups: Sequence[ParameterGroup],
-    progress: Progress,
+    done: int,
     settings: TrainingSettings,
 ) -> None:
     """Linear warm-up and cosine over the property steps; every group ends at the same rate."""
-    done = progress.task_steps[PROPERTY]
     warm = max(1, round(settings.warmup_fraction * settings.property_steps))
     cosine = 0.5 * (1.0 + math.cos(math.pi * min(done / settings.property_steps, 1.0)))
     for group, state in zip(groups, optimiser.param_groups, strict=True):
@@ -232,6 +293,12 @@ def _validate(
 ) -> None:
     with _averaged(model, average):
         found = validate(model)
+        if not math.isfinite(found.value):
+            raise TetherError(
+                f"the validation error is {found.value} at step {progress.step}",
+                expected="a finite error",
+                fix="lower training.lr, or look for outliers with `tether prepare`",
+            )
         if found.value < progress.best_value:
             progress.best_value, progress.stale = found.value, 0
             progress.best_step = progress.task_steps[PROPERTY]

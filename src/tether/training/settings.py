@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from tether.errors import TetherError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["TrainingSettings"]
 
@@ -70,15 +74,33 @@ class TrainingSettings:
                     expected="a positive integer",
                     fix=f"set training.{name}=1 or more",
                 )
-        if self.lr <= 0:
+        for name, example in (("clip_norm", "5"), ("weight_decay", "0.01")):
+            self._require(name, lambda v: v >= 0.0, "a number of 0 or more", example)
+        self._require("lr", lambda v: v > 0.0, "a positive number", "5e-4")
+        self._require("ema_decay", lambda v: v < 1.0, "a number in [0, 1)", "0.999")
+        for name, example in (("warmup_fraction", "0.05"), ("final_lr_fraction", "0.01")):
+            self._require(name, lambda v: v <= 1.0, "a number in [0, 1]", example)
+        for name in ("ema_decay", "warmup_fraction", "final_lr_fraction"):
+            self._require(name, lambda v: v >= 0.0, "a number of 0 or more", "0.01")
+        for name in ("force_weight", "energy_weight"):
+            self._require(name, lambda v: v >= 0.0, "a number of 0 or more", "1")
+        self._require("patience", lambda v: v >= 0, "0 (never) or a number of validations", "0")
+        if self.max_atoms is not None:
+            self._require("max_atoms", lambda v: v >= 1, "a positive integer or null", "null")
+        if not all(0.0 <= beta < 1.0 for beta in self.betas):
             raise TetherError(
-                f"`training.lr` is {self.lr}",
-                expected="a positive number",
-                fix="set training.lr=5e-4",
+                f"`training.betas` is {list(self.betas)}",
+                expected="two numbers in [0, 1)",
+                fix="set training.betas=[0.9, 0.99]",
             )
-        if not 0.0 <= self.ema_decay < 1.0:
+
+    def _require(
+        self, name: str, accepts: Callable[[float], bool], expected: str, example: str
+    ) -> None:
+        value = getattr(self, name)
+        if not (math.isfinite(value) and accepts(value)):
             raise TetherError(
-                f"`training.ema_decay` is {self.ema_decay}",
-                expected="a number in [0, 1)",
-                fix="set training.ema_decay=0.999",
+                f"`training.{name}` is {value}",
+                expected=expected,
+                fix=f"set training.{name}={example}",
             )

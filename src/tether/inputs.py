@@ -1,0 +1,147 @@
+"""What a run reads: data, split and targets; opened and checked before anything is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tether.data.store import Store
+from tether.errors import TetherError
+from tether.heads.readout import Pooling
+from tether.splits.split import Split
+
+if TYPE_CHECKING:
+    from tether.recipe import Recipe
+
+__all__ = ["AdaptInputs", "BackboneChoice", "HeadChoice", "OpenedInputs"]
+
+
+@dataclass(frozen=True)
+class BackboneChoice:
+    """Which backbone, by name.
+
+    Attributes
+    ----------
+    name : str
+        See `load_backbone`.
+    options : dict
+        Size, where the architecture has one.
+    """
+
+    name: str = "so3lr"
+    options: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class HeadChoice:
+    """The property head.
+
+    Attributes
+    ----------
+    pooling : {"mean", "sum", "max"} or None
+        Default by the kind of the target.
+    n_hidden : int
+        Width of the hidden layer; 0: linear.
+    """
+
+    pooling: Pooling | None = None
+    n_hidden: int = 128
+
+
+@dataclass(frozen=True)
+class AdaptInputs:
+    """What a run reads.
+
+    Attributes
+    ----------
+    store : Path
+        Labelled structures, from `prepare`.
+    split : Path
+        Row sets of that store, from `split`.
+    targets : tuple of str
+        Labels to learn.
+    auxiliary : Path or None
+        Store with energies and forces for the force-field task, from `label`.
+    forcefield_test : Path or None
+        Held-out store with energies and forces: forgetting is measured on it.
+    """
+
+    store: Path
+    split: Path
+    targets: tuple[str, ...]
+    auxiliary: Path | None = None
+    forcefield_test: Path | None = None
+
+
+@dataclass(frozen=True)
+class OpenedInputs:
+    """The files of `AdaptInputs`, opened.
+
+    Attributes
+    ----------
+    store : Store
+        Labelled structures.
+    split : Split
+        Row sets of that store.
+    auxiliary, forcefield_test : Store or None
+        Force-field data; `auxiliary` only where the recipe trains on it.
+    """
+
+    store: Store
+    split: Split
+    auxiliary: Store | None
+    forcefield_test: Store | None
+
+    @classmethod
+    def open(cls, inputs: AdaptInputs, recipe: Recipe) -> OpenedInputs:
+        """Open the files that a recipe needs.
+
+        Parameters
+        ----------
+        inputs : AdaptInputs
+            Where they are.
+        recipe : Recipe
+            Says whether force-field data are needed.
+
+        Returns
+        -------
+        OpenedInputs
+            Memory-mapped; no structure is read yet.
+
+        Raises
+        ------
+        TetherError
+            For a file that is missing or corrupt, a split of another store, a split without train
+            or val, and missing force-field data.
+        """
+        store = Store.open(inputs.store)
+        split = Split.from_json(inputs.split, fingerprint=store.fingerprint)
+        for needed in ("train", "val"):
+            if needed not in split.indices:
+                raise TetherError(
+                    f"split {inputs.split} has no set {needed!r}",
+                    expected="train, val and one or more test sets",
+                    fix="make it with `tether split --val-fraction 0.05`",
+                )
+        if recipe.forcefield and inputs.auxiliary is None:
+            raise TetherError(
+                f"recipe {recipe.name!r} trains the force field, but there are no data for it",
+                expected="auxiliary: a store with energies and forces",
+                fix="tether label STORE --with pseudo --out aux.arrow, then auxiliary=aux.arrow",
+            )
+        return cls(
+            store,
+            split,
+            Store.open(inputs.auxiliary) if inputs.auxiliary and recipe.forcefield else None,
+            Store.open(inputs.forcefield_test) if inputs.forcefield_test else None,
+        )
+
+    def fingerprints(self) -> dict[str, str | None]:
+        """Content hash of each file; None where there is none."""
+        return {
+            "store": self.store.fingerprint,
+            "split": self.split.fingerprint,
+            "auxiliary": self.auxiliary.fingerprint if self.auxiliary else None,
+            "forcefield_test": self.forcefield_test.fingerprint if self.forcefield_test else None,
+        }

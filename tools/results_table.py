@@ -1,0 +1,82 @@
+"""Write the results table of the README from a summary: no number there is typed by hand.
+
+``python tools/results_table.py benchmarks/results/qm9_gap/summary.json README.md``
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+START, END = "<!-- results:", "<!-- end of results -->"
+
+
+def table(summary: dict[str, Any]) -> str:
+    """Markdown: a row a recipe, pooled over seeds; RMSE in eV where the unit is Ha."""
+    target = summary["config"]["targets"][0]
+    pooled = [r for r in summary["rows"] if r["seed"] == "pooled" and r["target"] == target]
+    unit = pooled[0]["unit"]
+    factor, shown = (27.211386245988, "eV") if unit == "Ha" else (1.0, unit)
+
+    def cell(recipe: str, subset: str) -> str:
+        row = next(
+            r
+            for r in pooled
+            if (r["recipe"], r["subset"], r["metric"]) == (recipe, subset, "rmse")
+        )
+        low, value, high = (factor * row[k] for k in ("low", "value", "high"))
+        return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+
+    def gain(recipe: str, subset: str) -> str:
+        key = (recipe, "full", target, subset, "rmse")
+        names = ("recipe", "reference", "target", "subset", "metric")
+        found = [g for g in summary["gains"] if tuple(g[k] for k in names) == key]
+        if not found:
+            return "–"
+        one = found[0]
+        return f"{one['gain_percent']:+.1f} % [{one['low']:+.1f}, {one['high']:+.1f}]"
+
+    def forces(recipe: str) -> str:
+        rows = [f for f in summary["forgetting"] if f["recipe"] == recipe]
+        after = sum(f["force_mae_after"] for f in rows) / len(rows) if rows else float("nan")
+        return f"{after:.3f}"
+
+    recipes = list(dict.fromkeys(row["recipe"] for row in pooled))
+    n_seeds = len({r["seed"] for r in summary["rows"] if r["seed"] != "pooled"})
+    sizes = summary["split"]["sizes"]
+    lines = [
+        f"{target} of QM9, split of {summary['split']['name']}, {sizes['train']:,} training "
+        f"molecules, {n_seeds} seeds, {pooled[0]['property_steps']:,.0f} property steps for every "
+        f"recipe. RMSE in {shown} with bootstrap intervals over seeds and molecules; gain over "
+        "`full` (positive: better); force MAE on held-out geometries after adaptation, in eV/Å.",
+        "",
+        "| recipe | ID RMSE | OOD RMSE | ID gain | OOD gain | force MAE |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| `{r}` | {cell(r, 'test/id')} | {cell(r, 'test/ood')} | {gain(r, 'test/id')} "
+        f"| {gain(r, 'test/ood')} | {forces(r)} |"
+        for r in recipes
+    ]
+    references = [
+        f"{line['name']} {factor * line['value']:.3f}"
+        for line in summary["reference_lines"]
+        if line["target"] == target and line["subset"] == "test/ood" and line["metric"] == "rmse"
+    ]
+    return "\n".join([*lines, "", f"OOD reference lines (RMSE): {'; '.join(references)}."])
+
+
+def main() -> None:
+    """Replace the text between the markers."""
+    source, document = Path(sys.argv[1]), Path(sys.argv[2])
+    text = document.read_text()
+    start = text.index("\n", text.index(START)) + 1
+    end = text.index(END)
+    content = table(json.loads(source.read_text()))
+    document.write_text(f"{text[:start]}\n{content}\n\n{text[end:]}")
+
+
+if __name__ == "__main__":
+    main()

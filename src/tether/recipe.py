@@ -137,7 +137,7 @@ RECIPES: dict[str, tuple[str, Recipe]] = {
 }
 
 
-def named_recipe(name: str, **changes: Any) -> Recipe:
+def named_recipe(name: str, /, **changes: Any) -> Recipe:
     """A named recipe, with changes.
 
     Parameters

@@ -1,0 +1,153 @@
+"""`PropertyHead`: pooling, scale and element reference."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+
+from tether.errors import TetherError
+from tether.features import Features
+from tether.heads.readout import PropertyHead, element_counts
+from tether.structures import AtomBatch, from_ase
+from tether.targets import Target
+
+ATOMIC = {1: -0.5, 6: -38.0, 7: -54.5, 8: -75.0}
+
+
+def batch_of(molecules: list[Atoms], **labels: Any) -> AtomBatch:
+    return from_ase(molecules, labels=labels)
+
+
+def features_of(batch: AtomBatch) -> Features:
+    generator = torch.Generator().manual_seed(1)
+    return Features(node=torch.randn(batch.n_atoms, 8, generator=generator))
+
+
+@pytest.mark.parametrize("pooling", ["sum", "mean", "max"])
+def test_pooling_is_what_its_name_says(pooling: Any, molecules: list[Atoms]) -> None:
+    batch = batch_of(molecules)
+    head = PropertyHead(Target("gap"), 8, pooling=pooling, n_hidden=4)
+    features = features_of(batch)
+    atomic = head.readout(features.node)[:, 0] - 3.0  # all negative: max must not see a zero
+    head.readout[2].bias.data -= 3.0
+    reduce = {"sum": torch.sum, "mean": torch.mean, "max": torch.max}[pooling]
+    by_hand = [reduce(part) for part in atomic.split(batch.counts.tolist())]
+    torch.testing.assert_close(head(features, batch)[:, 0], torch.stack(by_hand))
+    assert (head(features, batch) < 0).all()
+
+
+def test_the_kind_of_the_target_chooses_the_pooling() -> None:
+    kinds = {"intensive": "mean", "extensive": "sum", "max": "max"}
+    for kind, pooling in kinds.items():
+        assert PropertyHead(Target("x", kind=kind), 8).pooling == pooling  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["intensive", "extensive"])
+def test_standardise_and_back(kind: Any, molecules: list[Atoms]) -> None:
+    labels = np.random.default_rng(0).normal(1000.0, 7.0, len(molecules))
+    batch = batch_of(molecules, gap=labels)
+    head = PropertyHead(Target("gap", kind=kind), 8)
+    head.fit_scale(batch)
+    standard = head.standardise(batch)
+    assert standard.dtype == torch.float32
+    assert abs(float(standard.mean())) < 1e-4
+    assert abs(float(standard.std(correction=0)) - 1.0) < 1e-4
+    np.testing.assert_allclose(head.physical(standard, batch)[:, 0], labels, rtol=1e-7)
+
+
+def test_scale_ignores_missing_labels(molecules: list[Atoms]) -> None:
+    labels = np.arange(len(molecules), dtype=float)
+    labels[::3] = np.nan
+    batch = batch_of(molecules, gap=labels)
+    head = PropertyHead(Target("gap"), 8)
+    head.fit_scale(batch)
+    assert float(head.mean) == pytest.approx(np.nanmean(labels))
+    assert float(head.std) == pytest.approx(np.nanstd(labels))
+    assert np.isnan(head.standardise(batch)[:, 0].numpy()).tolist() == np.isnan(labels).tolist()
+
+
+def test_extensive_head_recovers_an_exactly_linear_target(molecules: list[Atoms]) -> None:
+    labels = np.array([sum(ATOMIC[z] for z in a.numbers.tolist()) for a in molecules])
+    train, test = batch_of(molecules[::2], u0=labels[::2]), batch_of(molecules[1::2])
+    for kind, error in (("extensive", 1e-3), ("intensive", np.inf)):
+        head = PropertyHead(Target("u0", kind=kind), 8)  # type: ignore[arg-type]
+        head.fit_scale(train)
+        predicted = head.physical(head(features_of(test), test), test)[:, 0].detach().numpy()
+        found = np.abs(predicted - labels[1::2]).max()
+        assert found < error
+        assert kind == "extensive" or found > 1.0  # an untrained head without reference is far off
+    head = PropertyHead(Target("u0", kind="extensive"), 8)
+    head.fit_scale(train)
+    for number, value in ATOMIC.items():
+        assert float(head.reference[number]) == pytest.approx(value, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("labels", "problem"),
+    [
+        (np.full(36, 2.5), "36 labels of spread 0"),
+        (np.full(36, 0.1 + 1e-17), "36 labels of spread"),
+        (np.full(36, np.nan), "0 labels of spread 0"),
+        (np.r_[np.inf, np.arange(35.0)], "36 labels of spread nan"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_labels_without_spread_are_refused(
+    labels: np.ndarray, problem: str, molecules: list[Atoms]
+) -> None:
+    head = PropertyHead(Target("gap"), 8)
+    with pytest.raises(TetherError, match=f"'gap' has {problem}"):
+        head.fit_scale(batch_of(molecules[:36], gap=labels[: len(molecules[:36])]))
+
+
+def test_a_missing_label_is_named_with_those_there_are(molecules: list[Atoms]) -> None:
+    head, batch = PropertyHead(Target("gap"), 8), batch_of(molecules, homo=np.zeros(len(molecules)))
+    for method in (head.fit_scale, head.standardise):
+        with pytest.raises(TetherError, match="no label 'gap'; expected one of homo"):
+            method(batch)
+
+
+@pytest.mark.parametrize("kind", ["vector", "class"])
+def test_kinds_without_a_head_are_refused(kind: Any) -> None:
+    with pytest.raises(TetherError, match=f"'x' is of kind '{kind}'"):
+        PropertyHead(Target("x", kind=kind), 8)
+
+
+@pytest.mark.parametrize("n_hidden", [0, 16])
+def test_every_weight_gets_a_gradient(n_hidden: int, molecules: list[Atoms]) -> None:
+    batch = batch_of(molecules)
+    head = PropertyHead(Target("gap"), 8, n_hidden=n_hidden)
+    head(features_of(batch), batch).square().sum().backward()
+    assert [n for n, p in head.named_parameters() if not p.grad.abs().sum() > 0] == []
+
+
+def test_atom_targets_are_not_pooled(molecules: list[Atoms]) -> None:
+    n_atoms = sum(len(a) for a in molecules)
+    charges = np.random.default_rng(0).normal(size=n_atoms)
+    batch = from_ase(molecules, atom_labels={"charge": charges})
+    head = PropertyHead(Target("charge", level="atom"), 8)
+    head.fit_scale(batch)
+    assert head(features_of(batch), batch).shape == (n_atoms, 1)
+    np.testing.assert_allclose(
+        head.physical(head.standardise(batch), batch)[:, 0], charges, atol=1e-6
+    )
+
+
+def test_seed_makes_the_weights_and_leaves_the_generator() -> None:
+    state = torch.get_rng_state()
+    first, again, other = (PropertyHead(Target("x"), 8, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(state, torch.get_rng_state())
+    assert torch.equal(first.readout[0].weight, again.readout[0].weight)
+    assert not torch.equal(first.readout[0].weight, other.readout[0].weight)
+
+
+def test_element_counts(molecules: list[Atoms]) -> None:
+    counts = element_counts(batch_of(molecules))
+    for row, atoms in zip(counts, molecules, strict=True):
+        assert {z: int(row[z]) for z in np.nonzero(row)[0]} == {
+            z: int((atoms.numbers == z).sum()) for z in set(atoms.numbers.tolist())
+        }

@@ -1,0 +1,242 @@
+"""Every named recipe, on a tiny backbone: what it promises is what happens to the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from tether.adapt import BackboneChoice, HeadChoice, adapt, build_model
+from tether.backbones.load import load_backbone
+from tether.data.loader import GraphStream
+from tether.data.store import Store
+from tether.errors import TetherError
+from tether.model import AdaptedModel
+from tether.recipe import RECIPES, Recipe, named_recipe
+from tether.run import Run
+from tether.serialization import load_tensors, read_json
+from tether.tasks.property import PropertyTask
+from tether.training.checkpoint import Progress
+from tether.training.settings import TrainingSettings
+
+TINY = BackboneChoice("tiny", {"n_features": 16})
+SMALL_HEAD = HeadChoice(n_hidden=16)
+every_recipe = pytest.mark.parametrize("name", RECIPES)
+
+
+class Kill(Exception):  # noqa: N818 - stands for a signal, not for an error
+    """Raised by a report callback, in place of a kill."""
+
+
+def run_recipe(workspace: Any, recipe: Recipe, settings: TrainingSettings, **options: Any) -> Run:
+    targets = options.pop("targets", ("gap",))
+    return adapt(
+        workspace.inputs(*targets), recipe, settings, backbone=TINY, head=SMALL_HEAD, **options
+    )
+
+
+def fresh(workspace: Any, recipe: Recipe, *targets: str, seed: int = 0) -> AdaptedModel:
+    store = Store.open(workspace.store)
+    names = targets or ("gap",)
+    return build_model(store, names, recipe, seed=seed, backbone=TINY, head=SMALL_HEAD)
+
+
+def killer(at: int) -> Callable[[Progress], None]:
+    def report(progress: Progress) -> None:
+        if progress.step == at:
+            raise Kill
+
+    return report
+
+
+@every_recipe
+def test_moves_what_it_should_and_freezes_the_rest_bit_for_bit(
+    name: str, workspace: Any, settings: TrainingSettings, tmp_path: Path
+) -> None:
+    recipe = named_recipe(name)
+    before = fresh(workspace, recipe).tensors()
+    run = run_recipe(workspace, recipe, settings, out=tmp_path / "run")
+    after = load_tensors(run.weights)
+    backbone = [key for key in after if key.startswith("backbone.")]
+    heads = [key for key in after if key.startswith("heads.") and "readout" in key]
+    moved = [key for key in backbone if not torch.equal(before[key], after[key])]
+    assert all(not torch.equal(before[key], after[key]) for key in heads)
+    if recipe.movement == "frozen":
+        assert moved == []
+    else:
+        assert any("interactions.0" in key for key in moved)
+        assert any("embedding" in key for key in moved)
+    energy_head = [key for key in moved if "energy" in key]
+    assert bool(energy_head) == recipe.forcefield
+
+
+@every_recipe
+def test_an_untrained_model_is_the_pretrained_one_but_for_random_weights(
+    name: str, workspace: Any
+) -> None:
+    recipe = named_recipe(name)
+    store = Store.open(workspace.store)
+    batch = store.batch(np.arange(8))
+    pretrained = load_backbone("tiny", options=TINY.options)
+    graph = pretrained.prepare(batch)
+    model = fresh(workspace, recipe)
+    with torch.no_grad():
+        mine, theirs = model.features(graph), pretrained(graph)
+    assert torch.equal(mine.node, theirs.node)  # tiny: "pretrained" is seed 0
+    other = fresh(workspace, recipe, seed=1)
+    weights = {k: v.detach().clone() for k, v in other.tensors().items()}
+    predictions = other.predict(graph)["gap"]
+    other.load(weights)
+    assert np.array_equal(predictions, other.predict(graph)["gap"])
+
+
+def test_random_initialisation_differs_from_pretrained(
+    workspace: Any, settings: TrainingSettings
+) -> None:
+    choice = BackboneChoice("so3lr")
+    pytest.importorskip("so3krates_torch", reason="SO3LR is the only pretrained backbone")
+    store = Store.open(workspace.store)
+    models = {
+        name: build_model(
+            store, ["gap"], named_recipe(name), seed=0, backbone=choice, head=SMALL_HEAD
+        )
+        for name in ("scratch", "full")
+    }
+    scratch, full = (dict(models[name].named_parameters()) for name in ("scratch", "full"))
+    assert {k: v.shape for k, v in scratch.items()} == {k: v.shape for k, v in full.items()}
+    matrices = [k for k, v in scratch.items() if k.startswith("backbone") and v.ndim > 1]
+    differing = [k for k in matrices if not torch.equal(scratch[k], full[k])]
+    assert len(differing) > 0.8 * len(matrices)
+    for key in (k for k in scratch if k.startswith("heads")):
+        assert torch.equal(scratch[key], full[key])  # the same head, so that only weights differ
+
+
+@every_recipe
+def test_every_head_gets_a_gradient(name: str, workspace: Any) -> None:
+    recipe = named_recipe(name)
+    model = fresh(workspace, recipe, "gap", "u0", "sparse")
+    graph = model.backbone.prepare(Store.open(workspace.store).batch(np.arange(20)))
+    for head in model.heads.values():
+        head.fit_scale(graph.batch)
+    recipe.build_movement().apply(model)
+    PropertyTask(GraphStream(graph, batch_size=20)).loss(model, graph).backward()
+    for head in model.heads.values():
+        assert all(float(p.grad.abs().sum()) > 0 for p in head.parameters())
+    moving = [p.grad is not None for p in model.block_parameters()]
+    assert all(moving) != (recipe.movement == "frozen")
+
+
+@every_recipe
+def test_killed_and_run_again_gives_the_same_bits(
+    name: str, workspace: Any, settings: TrainingSettings, tmp_path: Path
+) -> None:
+    recipe = named_recipe(name)
+    whole = run_recipe(workspace, recipe, settings, out=tmp_path / "whole")
+    for at in (1, 4):  # before the first checkpoint, and after it
+        with pytest.raises(Kill):
+            run_recipe(workspace, recipe, settings, out=tmp_path / "cut", report=killer(at))
+        assert not Run(tmp_path / "cut").is_complete
+    cut = run_recipe(workspace, recipe, settings, out=tmp_path / "cut")
+    assert cut.weights.read_bytes() == whole.weights.read_bytes()
+    assert cut.predictions.read_bytes() == whole.predictions.read_bytes()
+    ours, theirs = read_json(cut.metrics), read_json(whole.metrics)
+    assert {**ours, "seconds": 0} == {**theirs, "seconds": 0}
+
+
+@every_recipe
+def test_seeds_differ_and_repeat(
+    name: str, workspace: Any, settings: TrainingSettings, tmp_path: Path
+) -> None:
+    recipe = named_recipe(name)
+    first, again, other = (
+        run_recipe(workspace, recipe, settings, out=tmp_path / str(i), seed=seed)
+        for i, seed in enumerate((0, 0, 1))
+    )
+    assert first.predictions.read_bytes() == again.predictions.read_bytes()
+    assert first.weights.read_bytes() == again.weights.read_bytes()
+    assert first.predictions.read_bytes() != other.predictions.read_bytes()
+
+
+def test_the_forcefield_weight_changes_the_result(
+    workspace: Any, settings: TrainingSettings, tmp_path: Path
+) -> None:
+    results = {}
+    for weight in (0.0, 0.2, 2.0):
+        recipe = named_recipe("mft", name=f"mft-{weight}", forcefield_weight=weight)
+        run = run_recipe(workspace, recipe, settings, out=tmp_path / recipe.name)
+        results[weight] = read_json(run.metrics)
+    after = {weight: found["forgetting"]["after"]["force_mae"] for weight, found in results.items()}
+    assert len(set(after.values())) == 3
+    assert after[2.0] < after[0.0]
+
+
+def test_several_targets_with_holes_train_and_are_all_predicted(
+    workspace: Any, settings: TrainingSettings, tmp_path: Path
+) -> None:
+    targets = ("gap", "u0", "sparse")
+    recipe = named_recipe("full")
+    run = run_recipe(workspace, recipe, settings, out=tmp_path / "run", targets=targets)
+    table = pq.read_table(run.predictions).to_pydict()
+    assert set(table["target"]) == set(targets)
+    assert np.isfinite(table["pred"]).all()
+    missing = [t for t, true in zip(table["target"], table["true"], strict=True) if np.isnan(true)]
+    assert set(missing) == {"sparse"}
+    rows = {(r["target"], r["subset"], r["metric"]): r for r in read_json(run.metrics)["rows"]}
+    assert rows["u0", "test/ood", "mae"]["value"] < 1e-2  # the element reference explains it
+    assert rows["gap", "val", "mae"]["n"] == 6
+    assert rows["sparse", "val", "mae"]["n"] < 6
+
+
+def test_forgetting_is_measured_and_has_no_before_for_random_weights(
+    workspace: Any, settings: TrainingSettings, tmp_path: Path
+) -> None:
+    found = {}
+    for name in ("scratch", "probe", "full"):
+        run = run_recipe(workspace, named_recipe(name), settings, out=tmp_path / name)
+        found[name] = read_json(run.metrics)["forgetting"]
+    assert set(found["scratch"]["before"].values()) == {None}
+    assert found["probe"]["before"] == found["probe"]["after"]
+    assert found["full"]["before"] != found["full"]["after"]
+
+
+def test_named_recipes_are_named_as_their_key() -> None:
+    assert all(key == recipe.name for key, (_, recipe) in RECIPES.items())
+    assert all(what for what, _ in RECIPES.values())
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"property_probability": 0.0}, "`property_probability` of recipe 'mft' is 0.0"),
+        ({"movement": "frozen"}, "trains a force field on a frozen backbone"),
+        ({"movement": "layerwise", "decay": 1.5}, "`decay` is 1.5"),
+        ({"forcefield_weight": -1.0}, "`forcefield_weight` of recipe 'mft' is -1.0"),
+        ({"lr": float("nan")}, "`lr` of recipe 'mft' is nan"),
+        ({"name": "../elsewhere"}, "recipe name '../elsewhere'"),
+        ({"forcefeild": True}, "unknown field 'forcefeild' of recipe 'mft'"),
+    ],
+)
+def test_points_that_make_no_sense_are_refused(changes: dict[str, Any], problem: str) -> None:
+    with pytest.raises(TetherError, match=problem):
+        named_recipe("mft", **changes)
+
+
+def test_an_unknown_name_lists_the_known_ones() -> None:
+    with pytest.raises(TetherError, match="unknown recipe 'mtf'; expected one of scratch, probe"):
+        named_recipe("mtf")
+
+
+def test_the_recipes_own_rate_is_used(
+    workspace: Any, settings: TrainingSettings, tmp_path: Path
+) -> None:
+    recipe = named_recipe("full", name="slow", lr=1e-7)
+    before = fresh(workspace, recipe).tensors()
+    run = run_recipe(workspace, recipe, settings, out=tmp_path / "run")
+    after = load_tensors(run.weights)
+    weight = "heads.gap.readout.0.weight"
+    assert 0 < float((before[weight].detach() - after[weight]).abs().max()) < 1e-6

@@ -1,0 +1,139 @@
+"""Configuration: closed, typed, and wrong input is said in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tether.config import load_config
+from tether.errors import TetherError
+
+BASE = ["store=s.arrow", "split=split.json", "targets=[gap]"]
+
+
+def test_overrides_alone_make_a_config_with_defaults() -> None:
+    config = load_config(None, BASE)
+    assert (config.store, config.targets) == (Path("s.arrow"), ("gap",))
+    assert config.seeds == (0, 1, 2)
+    assert [p.name for p in config.points()] == ["scratch", "probe", "full", "layerwise", "mft"]
+
+
+def test_overrides_win_over_the_file_at_every_level(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("store: a\nsplit: b\ntargets: [gap]\ntraining: {lr: 1e-2, batch_size: 4}\n")
+    config = load_config(path, ["training.lr=1e-3", "backbone.options.n_features=16", "head.pooling=max"])
+    assert (config.settings().lr, config.settings().batch_size) == (1e-3, 4)
+    assert config.backbone_choice().options == {"n_features": 16}
+    assert config.head_choice().pooling == "max"
+
+
+def test_numbers_with_exponents_and_words_with_an_e_are_read_as_meant() -> None:
+    config = load_config(None, [*BASE, "training.property_steps=1e3", "training.loss=huber"])
+    assert config.settings().property_steps == 1000
+    assert config.settings().loss == "huber"
+    assert load_config(None, [*BASE, "recipes=[probe]"]).recipes == ("probe",)
+
+
+def test_round_trip_through_yaml(tmp_path: Path) -> None:
+    recipes = "recipes=[probe, {base: mft, name: strong, forcefield_weight: 1.0}]"
+    config = load_config(None, [*BASE, recipes, "training.lr=1e-3"])
+    path = tmp_path / "c.yaml"
+    path.write_text(config.to_yaml())
+    again = load_config(path)
+    assert again == config
+    assert again.points() == config.points()
+
+
+def test_a_recipe_can_be_changed_in_place() -> None:
+    config = load_config(None, [*BASE, "recipes=[{base: mft, name: strong, forcefield_weight: 1}]"])
+    (point,) = config.points()
+    assert (point.name, point.forcefield, point.forcefield_weight) == ("strong", True, 1.0)
+
+
+def test_single_keeps_the_fields_of_a_changed_recipe() -> None:
+    config = load_config(None, [*BASE, "recipes=[full, {base: mft, name: strong, decay: 0.3}]"])
+    one = config.single("strong", 4)
+    assert (one.points(), one.seeds) == ([config.points()[1]], (4,))
+    assert config.single("probe", 0).points()[0].movement == "frozen"  # a named one, not in the list
+    with pytest.raises(TetherError, match="unknown recipe 'strng'"):
+        config.single("strng", 0)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["stor=s"], r"unknown key 'stor' in config; .*did you mean 'store'\?"),
+        (["training.lrr=1"], r"unknown key 'lrr' in training; .*did you mean 'lr'\?"),
+        (["backbone.nam=x"], r"unknown key 'nam' in config.backbone; .*did you mean 'name'\?"),
+        (["head.poolin=max"], r"unknown key 'poolin' in config.head; .*did you mean 'pooling'\?"),
+        (["zzz=1"], r"unknown key 'zzz' in config; .*fix: remove it"),
+        (["recipes=[{base: mft, decai: 1}]"], r"unknown key 'decai' in recipe 'mft'; .*'decay'"),
+        (["training.property_steps=many"], r"`property_steps` is 'many'; expected a valid integer"),
+        (["training.property_steps=1.5"], r"`property_steps` is 1.5; expected a valid integer"),
+        (["training.property_steps=0"], r"`training.property_steps` is 0; expected a positive"),
+        (["training.lr=-1"], r"^`training.lr` is -1.0; expected a positive number"),
+        (["training.lr=nan"], r"`training.lr` is nan; expected a positive number"),
+        (["training.lr=1e999"], r"`training.lr` is inf"),
+        (["training.betas=[0.9, 1.5]"], r"`training.betas` is \[0.9, 1.5\]"),
+        (["training.clip_norm=-1"], r"`training.clip_norm` is -1.0"),
+        (["training.patience=-1"], r"`training.patience` is -1"),
+        (["training.max_atoms=0"], r"`training.max_atoms` is 0"),
+        (["training.warmup_fraction=2"], r"`training.warmup_fraction` is 2.0; expected .*\[0, 1\]"),
+        (["training.ema_decay=1"], r"`training.ema_decay` is 1.0; expected a number in \[0, 1\)"),
+        (["training.loss=l7"], r"training: `loss` is 'l7'; expected 'l1', 'mse' or 'huber'"),
+        (["training=3"], r"config: `training` is 3; expected a valid dictionary"),
+        (["recipes=[{base: mft, property_probability: soon}]"], r"`property_probability` is 'soon'"),
+        (["recipes=[{base: mft, movement: jump}]"], r"`movement` is 'jump'; expected 'frozen'"),
+        (["recipes=[mtf]"], r"unknown recipe 'mtf'; expected one of scratch"),
+        (["recipes=[{lr: 1}]"], r"has no base; .*fix: add base: mft"),
+        (["recipes=[mft, mft]"], r"recipe name 'mft' occurs twice; .*mft-2"),
+        (["recipes=[]"], r"`recipes` is \[\]"),
+        (["seeds=[0, 0]"], r"`seeds` is \[0, 0\]; expected each once"),
+        (["seeds=[-1]"], r"`seeds.0` is -1"),
+        (["targets=[gap, gap]"], r"`targets` is \['gap', 'gap'\]"),
+        (["targets=[]"], r"`targets` is \[\]"),
+        (["targets=gap"], r"`targets` is 'gap'; expected a valid tuple"),
+        (["workers=0"], r"`workers` is 0; expected greater than or equal to 1"),
+        (["training.lr"], r"override 'training.lr' has no value; expected key=value"),
+        (["=3"], r"override '=3' has no value"),
+        (["recipes=[mft"], r"override 'recipes=\[mft' is not YAML .*; expected key=value"),
+        (["store.path=x"], r"override 'store.path=x' goes below the value 'store'"),
+    ],
+)
+def test_wrong_input_is_named_with_what_was_expected(overrides: list[str], message: str) -> None:
+    with pytest.raises(TetherError, match=message) as caught:
+        load_config(None, [*BASE, *overrides])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_key_is_named() -> None:
+    with pytest.raises(TetherError, match="config has no `split`; .*fix: add split="):
+        load_config(None, ["store=s.arrow", "targets=[gap]"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("store: [", "is not YAML"),
+        ("- a\n- b\n", "holds a list; expected a mapping"),
+        ("just words", "holds a str; expected a mapping"),
+    ],
+)
+def test_files_that_are_no_mapping(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(TetherError, match=message) as caught:
+        load_config(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(TetherError, match=r"there is no file .*c.yaml"):
+        load_config(tmp_path / "c.yaml")
+
+
+def test_the_shared_config_is_valid(workspace: Any, tmp_path: Path) -> None:
+    config = load_config(workspace.write_config(tmp_path))
+    assert config.inputs() == workspace.inputs("gap")

@@ -22,9 +22,7 @@ def table(summary: dict[str, Any]) -> str:
 
     def cell(recipe: str, subset: str) -> str:
         row = next(
-            r
-            for r in pooled
-            if (r["recipe"], r["subset"], r["metric"]) == (recipe, subset, "rmse")
+            r for r in pooled if (r["recipe"], r["subset"], r["metric"]) == (recipe, subset, "rmse")
         )
         low, value, high = (factor * row[k] for k in ("low", "value", "high"))
         return f"{value:.3f} [{low:.3f}, {high:.3f}]"

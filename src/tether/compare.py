@@ -7,11 +7,9 @@ import os
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tether.adapt import adapt, check_run
-from tether.config import Config
 from tether.errors import TetherError
 from tether.report.build import build_report
 from tether.run import Run
@@ -21,7 +19,9 @@ from tether.training.log import read_log
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
+    from tether.config import Config
     from tether.recipe import Recipe
     from tether.training.settings import TrainingSettings
 

@@ -110,8 +110,8 @@ class Graph:
             Positions and cells depend on the two `leaves`, a fresh copy of the positions and a
             zero strain.
         """
-        positions = self.batch.positions.detach().clone().requires_grad_(True)
-        strain = torch.zeros_like(self.batch.cell).requires_grad_(True)
+        positions = self.batch.positions.detach().clone().requires_grad_()
+        strain = torch.zeros_like(self.batch.cell).requires_grad_()
         if not bool(self.batch.pbc.any()):
             # Without a cell the strain is not computed: stress has no meaning there.
             return replace(
@@ -147,9 +147,7 @@ class Graph:
         if not bool(batch.pbc.any()):
             return vectors
         counts = edges.ptr[1:] - edges.ptr[:-1]
-        system = torch.repeat_interleave(
-            torch.arange(len(counts), device=counts.device), counts
-        )
+        system = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
         return vectors + torch.einsum(
             "ei,eij->ej", edges.shift.to(vectors.dtype), batch.cell.index_select(0, system)
         )

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tether.data.store import Store
 from tether.errors import TetherError
-from tether.heads.readout import Pooling
 from tether.splits.split import Split
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tether.heads.readout import Pooling
     from tether.recipe import Recipe
 
 __all__ = ["AdaptInputs", "BackboneChoice", "HeadChoice", "OpenedInputs"]

@@ -6,11 +6,13 @@ import json
 import platform
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tether.errors import TetherError
 from tether.serialization import read_json, write_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["Run", "environment"]
 

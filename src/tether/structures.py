@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -309,7 +310,7 @@ def to_ase(batch: AtomBatch) -> list[Atoms]:
 
     ptr = batch.ptr.tolist()
     frames = []
-    for s, (start, stop) in enumerate(zip(ptr[:-1], ptr[1:], strict=True)):
+    for s, (start, stop) in enumerate(itertools.pairwise(ptr)):
         atoms = AseAtoms(
             numbers=batch.numbers[start:stop].numpy(),
             positions=batch.positions[start:stop].detach().double().numpy(),

@@ -203,7 +203,7 @@ def test_overlaps_are_refused_below_the_stated_distance(factor: float, refused: 
 
 def test_overlaps_across_a_cell_boundary_are_refused() -> None:
     atoms = bulk("NaCl", "rocksalt", a=5.64)
-    atoms.positions[1] = atoms.cell.array.sum(0) + [0, 0, 1e-5]
+    atoms.positions[1] = atoms.cell.array.sum(0) + np.array([0, 0, 1e-5])
     with pytest.raises(TetherError, match="apart in structure `twin`"):
         TinyBackbone().prepare(named([atoms], "twin"))
 

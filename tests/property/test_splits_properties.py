@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import numpy as np
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from numpy.typing import NDArray
 
 from tether.errors import TetherError
 from tether.splits.leakage import leakage_report, structure_hashes
 from tether.splits.property_tail import boom, scott_log_density, tail
 from tether.splits.random import carve_validation, random_split, subsample_train
 from tether.splits.split import Split
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 values = arrays(
     np.float64,
@@ -54,7 +58,7 @@ def test_boom_takes_the_lowest_densities(labels: NDArray[np.float64]) -> None:
     try:
         split = boom(labels, n_ood=5, id_fraction=0.3)
     except TetherError as error:
-        assert "cannot be told apart" in str(error) or "has size 0" in str(error)
+        assert re.search("cannot be told apart|has size 0", str(error))  # noqa: PT017 (may raise)
         return
     assert is_partition(split, labels)
     density = np.full(len(labels), np.nan)

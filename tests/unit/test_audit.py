@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -20,6 +20,9 @@ from tether.data.store import Store, write_store
 from tether.errors import TetherError
 from tether.structures import AtomBatch, from_ase
 from tether.targets import Target
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 NAMES = ["H2O", "CH4", "NH3", "C2H6", "C6H6", "CH3OH", "C2H4", "CO2"]
 ENERGY = Target("energy", unit="eV", kind="extensive")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from scipy import stats
 
 from tether.errors import TetherError
@@ -16,6 +15,9 @@ from tether.metrics.intervals import (
     paired_gain,
     seed_pooled_interval,
 )
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 Kind = Literal["mae", "rmse"]
 

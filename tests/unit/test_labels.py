@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
 import os
@@ -9,11 +10,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -37,6 +38,9 @@ from tether.labels.worker import ChunkResult, ChunkTask, Settings, with_labels
 from tether.labels.xtb import XtbLabel, xtb_calculator, xtb_label
 from tether.structures import AtomBatch, collate, from_ase, to_ase
 from tether.testing.tiny import TinyBackbone
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 NAMES = ("H2O", "CH4", "NH3", "C2H4", "CH3OH", "HCN", "CO2", "C2H6")
@@ -692,8 +696,7 @@ def test_qm9_molecules_have_small_forces_at_their_minimum(tmp_path: Path) -> Non
     from ase import Atoms
 
     frames = [
-        Atoms(arrays["numbers"][a:b], arrays["positions"][a:b])
-        for a, b in zip(ptr[:10], ptr[1:11], strict=True)
+        Atoms(arrays["numbers"][a:b], arrays["positions"][a:b]) for a, b in itertools.pairwise(ptr)
     ]
     report = {}
     for kind in ("input", "modes"):

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from scipy import stats
 from sklearn import metrics as reference
 
 from tether.errors import TetherError
 from tether.metrics.regression import METRICS, mae, max_error, r2, rmse, spearman
 from tether.metrics.shift import clip_oracle, distance_to_limit, mean_predictor
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 def data(n: int = 500) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
 from ase.build import bulk, molecule
-from ase.calculators.calculator import Calculator
 from ase.calculators.morse import MorsePotential
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,6 +25,9 @@ from tether.labels.perturb import (
 )
 from tether.labels.proximity import closest_ratio
 from tether.structures import AtomBatch, collate, from_ase
+
+if TYPE_CHECKING:
+    from ase.calculators.calculator import Calculator
 
 MOLECULES = ("H2O", "C6H6", "CO2", "CH3CH2OH")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import importlib.util
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -15,12 +16,14 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.db import connect
 from ase.io import write
 
-from tether.data.chunks import Chunk
 from tether.data.qm9 import QM9_TARGETS, qm9_folder, read_qm9
 from tether.data.read import read_structures
 from tether.errors import TetherError
 from tether.structures import AtomBatch, collate
 from tether.targets import Target
+
+if TYPE_CHECKING:
+    from tether.data.chunks import Chunk
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"needs the real data in {DATA}")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from sklearn.neighbors import KernelDensity
 
 from tether.errors import TetherError
@@ -20,6 +20,9 @@ from tether.splits.make import Method, Table, make_split
 from tether.splits.property_tail import boom, scott_log_density, tail
 from tether.splits.random import carve_validation, random_split, subsample_train
 from tether.splits.split import Split, StoreReference, labelled_rows
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 QM9 = Path(__file__).parents[2].parent / "shared" / "data" / "qm9_gap"
 HARTREE = 27.211386245988
@@ -391,7 +394,7 @@ def moved(
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Each molecule rotated, shifted and its atoms shuffled."""
     rng = np.random.default_rng(4)
-    pieces = [rng.permutation(np.arange(a, b)) for a, b in zip(ptr, ptr[1:], strict=False)]
+    pieces = [rng.permutation(np.arange(a, b)) for a, b in itertools.pairwise(ptr)]
     order = np.concatenate(pieces)
     rotation = np.linalg.qr(rng.normal(size=(3, 3)))[0]
     return numbers[order], positions[order] @ rotation + [5.0, -3.0, 1.0], ptr
@@ -407,7 +410,7 @@ def test_hash_does_not_depend_on_the_neighbours_in_the_array() -> None:
     numbers, positions, ptr = molecules()
     alone = [
         structure_hashes(numbers[a:b], positions[a:b], [0, b - a])[0]
-        for a, b in zip(ptr, ptr[1:], strict=False)
+        for a, b in itertools.pairwise(ptr)
     ]
     assert (structure_hashes(numbers, positions, ptr) == alone).all()
 

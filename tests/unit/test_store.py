@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -12,12 +12,15 @@ from ase.build import bulk, molecule
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import tether.data.store_write as store_write
+from tether.data import store_write
 from tether.data.chunks import Chunk
 from tether.data.store import Store, write_store
 from tether.errors import TetherError
 from tether.structures import AtomBatch, from_ase
 from tether.targets import Target
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 TARGETS = [
     Target("gap", unit="eV"),

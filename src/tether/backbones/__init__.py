@@ -1,0 +1,1 @@
+"""Pretrained 3D models, one file a family: structures in, features and potential out."""

@@ -372,5 +372,5 @@ def _build_network(config: So3kratesConfig, seed: int) -> Any:
             neighborlist_format_lr="ordered_sparse",
             seed=seed,
         )
-    network.requires_grad_(True)
+    network.requires_grad_()
     return network

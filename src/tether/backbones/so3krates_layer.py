@@ -43,9 +43,9 @@ def _filter(net: Any, radial: Tensor, invariants: Tensor) -> Tensor:
     """Eq. 20 of the SO3krates paper; symmetric in the two atoms."""
     first_radial, last_radial = net.mlp_rbf[0], net.mlp_rbf[2][0]
     first_euclidean, last_euclidean = net.mlp_ev[0], net.mlp_ev[2][0]
-    filters: Tensor = last_radial(silu(first_radial(radial)))
-    filters = filters + last_euclidean(silu(first_euclidean(invariants)))
-    return filters
+    of_radial: Tensor = last_radial(silu(first_radial(radial)))
+    of_invariants: Tensor = last_euclidean(silu(first_euclidean(invariants)))
+    return of_radial + of_invariants
 
 
 def _per_head(features: Tensor, weight: Tensor) -> Tensor:

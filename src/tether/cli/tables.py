@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -15,6 +14,9 @@ from tether.report.results import average_forgetting, pooled_row, recipes_of, ta
 from tether.report.tables import Cell, overview_table
 from tether.report.tables import Table as Values
 from tether.report.verdict import verdict
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 __all__ = ["print_comparison"]
 

@@ -194,9 +194,7 @@ class Auditor:
             reasons[row] = f"it contains {', '.join(names)}"
         yield "unsupported-element", reasons
 
-    def _overlaps(
-        self, batch: AtomBatch, rows: NDArray[np.int64], keep: NDArray[np.bool_]
-    ) -> None:
+    def _overlaps(self, batch: AtomBatch, rows: NDArray[np.int64], keep: NDArray[np.bool_]) -> None:
         shortest = shortest_distances(batch.select(torch.from_numpy(rows)), OVERLAP_DISTANCE)
         for place in np.flatnonzero(shortest < OVERLAP_DISTANCE).tolist():
             row = int(rows[place])
@@ -300,10 +298,15 @@ class Auditor:
             pairs = np.flatnonzero(difference > CONFLICT_SPREAD * spread)
             if len(pairs):
                 reasons = tuple(
-                    (names[copies[k]], f"same geometry as {names[originals[k]]}, but "
-                     f"`{target}` differs by {difference[k]:.4g}")
+                    (
+                        names[copies[k]],
+                        (
+                            f"same geometry as {names[originals[k]]}, but "
+                            f"`{target}` differs by {difference[k]:.4g}"
+                        ),
+                    )
                     for k in pairs
-                )  # fmt: skip
+                )
                 summary = f"{len(pairs)} copies disagree with their original about `{target}`"
                 yield Finding(f"conflicting-label:{target}", "reported", summary, reasons)
 
@@ -316,10 +319,15 @@ class Auditor:
             far = np.flatnonzero(np.abs(np.nan_to_num(scores, posinf=np.inf)) > OUTLIER_SCORE)
             if len(far):
                 reasons = tuple(
-                    (names[row], f"`{target}` per atom is {scores[row]:+.1f} robust standard "
-                     "deviations from the per-element fit")
+                    (
+                        names[row],
+                        (
+                            f"`{target}` per atom is {scores[row]:+.1f} robust standard "
+                            "deviations from the per-element fit"
+                        ),
+                    )
                     for row in far
-                )  # fmt: skip
+                )
                 summary = f"{len(far)} structures are outliers of `{target}`, compared by elements"
                 yield Finding(f"outlier:{target}", "reported", summary, reasons)
 

@@ -13,7 +13,6 @@ import numpy as np
 
 from tether.data.audit import Audit, Auditor
 from tether.data.choose import agreed_target, choose_targets
-from tether.data.chunks import Chunk
 from tether.data.read import read_structures
 from tether.data.store_write import atomic_file, write_store
 from tether.errors import TetherError
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
+
+    from tether.data.chunks import Chunk
 
 __all__ = ["PrepareReport", "Progress", "prepare", "sample_structures"]
 
@@ -127,7 +128,7 @@ def prepare(
         )
     if limit is not None and limit < 1:
         raise TetherError(f"`limit` is {limit}", expected="at least 1", fix="leave it out for all")
-    known, streams = _open(inputs, progress or (lambda name, n: None), targets)
+    known, streams = _open(inputs, progress or (lambda _name, _n: None), targets)
     chosen = choose_targets(known, targets)
     auditor = Auditor({t.name: t for t in chosen}, supported_elements=supported_elements)
     stream = _checked(chain.from_iterable(streams), chosen, known, strict=targets is None)
@@ -307,7 +308,7 @@ def _checked(
         unseen -= found.keys()
         others |= found.keys()
         if strict and not names >= found.keys():
-            new = sorted(found.keys() - names)[0]
+            new = min(found.keys() - names)
             raise TetherError(
                 f"label `{new}` first appears after the start of {chunk.sources[0]}",
                 expected="every label among the first structures of an input",
@@ -316,7 +317,7 @@ def _checked(
         yield _only(chunk, chosen)
     if unseen:
         raise TetherError(
-            f"no input has the label `{sorted(unseen)[0]}`",
+            f"no input has the label `{min(unseen)}`",
             expected=f"one of {', '.join(sorted(others)) or '(the inputs have no labels)'}",
             fix="correct --target",
         )

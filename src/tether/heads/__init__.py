@@ -1,0 +1,1 @@
+"""From features to values: property readouts, and forces and stress by derivative."""

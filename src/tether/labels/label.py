@@ -184,7 +184,8 @@ def _plan_workers(workers: int | None, origin: _Origin) -> tuple[int, bytes | st
         return workers or n_cores(), origin.payload
     try:
         if not _on_cpu(origin.backbone):
-            raise TypeError("it is not on the CPU")
+            # Handled below together with what pickle raises.
+            raise TypeError("it is not on the CPU")  # noqa: TRY301
         return workers or n_cores(), pickle.dumps(origin.backbone)
     except (pickle.PicklingError, TypeError, AttributeError, RuntimeError) as error:
         if workers is None:

@@ -249,7 +249,7 @@ def _eigenmodes(
 
 
 def _eigenvalue(wavenumber: float) -> float:
-    hbar = units._hbar * units.J * units.s
+    hbar = units._hbar * units.J * units.s  # noqa: SLF001 (ase's only name for it)
     return float((wavenumber * units.invcm / hbar) ** 2)
 
 

@@ -236,7 +236,7 @@ def normal_mode_like(
             )
         )
 
-    def noise(generator: np.random.Generator, system: int, k: int) -> NDArray[np.float64]:
+    def noise(generator: np.random.Generator, system: int, _k: int) -> NDArray[np.float64]:
         matrix = matrices[system]
         return (matrix @ generator.standard_normal(matrix.shape[1])).reshape(-1, 3)
 
@@ -329,7 +329,8 @@ def short_md(
             generator = _generator(seed, "md", bare.ids[s], attempt)
             try:
                 frames = _trajectory(atoms, generator, steps=steps, every=every, **settings)
-            except Exception as error:  # whatever a calculator raises is this structure's failure
+            except Exception as error:  # noqa: BLE001
+                # Whatever a calculator raises is this structure's failure.
                 reason, value = f"dynamics failed: {error}", None
                 continue
             moved = replace(tiled, positions=torch.from_numpy(np.concatenate(frames)))

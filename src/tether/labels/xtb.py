@@ -192,7 +192,7 @@ def xtb_calculator() -> FunctionCalculator:
             pbc=atoms.pbc,
         )
         if isinstance(label, Failure):
-            raise RuntimeError(label.reason)
+            raise RuntimeError(label.reason)  # noqa: TRY004 (a failed calculation, not a type)
         return label.energy, label.forces
 
     return FunctionCalculator(evaluate)

@@ -7,13 +7,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 from scipy import stats  # type: ignore[import-untyped]
 
 from tether.errors import TetherError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["METRICS", "Metric", "mae", "max_error", "r2", "rmse", "spearman"]
 

@@ -20,5 +20,5 @@ class Frozen:
     def apply(self, model: AdaptedModel) -> list[ParameterGroup]:
         """Groups of the heads alone."""
         for parameter in [*model.block_parameters(), *model.potential_parameters()]:
-            parameter.requires_grad_(False)
+            parameter.requires_grad_(False)  # noqa: FBT003 (torch's signature)
         return [ParameterGroup("heads", model.head_parameters())]

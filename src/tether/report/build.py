@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
-import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
@@ -25,6 +23,11 @@ from tether.report.read import Comparison, read_comparison
 from tether.report.results import level_words, recipes_of, targets_of, unit_of
 from tether.report.tables import forgetting_table, overview_table, runs_table, seeds_table
 from tether.report.verdict import remarks, verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import plotly.graph_objects as go
 
 __all__ = ["build_report", "render_report"]
 
@@ -78,7 +81,7 @@ def render_report(comparison: Comparison) -> str:
     )
     environment.globals["figure_json"] = _figure_json
     loader = environment.loader
-    assert loader is not None  # noqa: S101 - given two statements above
+    assert loader is not None
     own = {name: loader.get_source(environment, name)[0] for name in ("style.css", "report.js")}
     return environment.get_template("report.html.j2").render(
         **_context(comparison),

@@ -8,11 +8,15 @@ the font and grid colours, so that a figure suits a light and a dark page.
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import plotly.graph_objects as go
-from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
 
 __all__ = [
     "SUBSET_COLOURS",

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from tether.report.figures import error_bars, learning_curves, parity_plot, subset_colour
 from tether.report.format import as_number, format_quantity, n_decimals
 from tether.report.provenance import training_range
-from tether.report.read import Comparison, Predictions, Run
 from tether.report.results import (
     pooled_row,
     recipes_of,
@@ -25,6 +22,13 @@ from tether.report.results import (
     targets_of,
     unit_of,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import plotly.graph_objects as go
+
+    from tether.report.read import Comparison, Predictions, Run
 
 __all__ = ["Panel", "bar_panels", "curve_panels", "parity_panels", "subsample"]
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from tether.errors import TetherError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
 
 __all__ = ["Comparison", "Predictions", "Run", "read_comparison", "read_summary"]
 
@@ -122,11 +125,11 @@ def read_comparison(folder: Path) -> Comparison:
         names = list(dict.fromkeys(str(row["recipe"]) for row in summary["rows"]))
         paths = [path for path in sorted((folder / "runs").glob("*")) if path.is_dir()]
         runs = sorted((_read_run(path) for path in paths), key=lambda run: _run_order(run, names))
-        return Comparison(folder, summary, runs, _config_text(folder, summary), False)
+        return Comparison(folder, summary, runs, _config_text(folder, summary), is_single_run=False)
     if any((folder / name).is_file() for name in _RUN_FILES):
         run = _read_run(folder)
         summary = _summary_of_run(run)
-        return Comparison(folder, summary, [run], _config_text(folder, summary), True)
+        return Comparison(folder, summary, [run], _config_text(folder, summary), is_single_run=True)
     raise TetherError(
         f"no summary.json in {str(folder)!r}",
         expected="a comparison folder (summary.json, runs/) or a run folder (metrics.json)",

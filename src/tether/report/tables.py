@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tether.report.format import (
     MISSING,
@@ -15,7 +14,6 @@ from tether.report.format import (
     format_quantity,
     n_decimals,
 )
-from tether.report.read import Run
 from tether.report.results import (
     average_forgetting,
     best_recipe,
@@ -28,6 +26,11 @@ from tether.report.results import (
     subsets_of,
     unit_of,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from tether.report.read import Run
 
 __all__ = [
     "Cell",

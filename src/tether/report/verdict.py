@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tether.report.format import (
     as_number,
@@ -23,6 +22,9 @@ from tether.report.results import (
     subsets_of,
     unit_of,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = ["remarks", "verdict"]
 

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from tether.errors import TetherError
 from tether.splits.split import Split, StoreReference, labelled_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["from_file", "from_files", "from_sources"]
 
@@ -204,7 +205,7 @@ def _split(
     return split.with_indices(kept, report=report)
 
 
-def _load(source: Path, *, by_id: bool) -> Any:  # noqa: ANN401 - foreign content
+def _load(source: Path, *, by_id: bool) -> Any:
     """Return lists by name as a dict, or one list."""
     if not source.is_file():
         raise TetherError(

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from tether.errors import TetherError
 from tether.metrics.regression import METRICS
@@ -20,6 +18,9 @@ from tether.splits.split import Split, StoreReference
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import ArrayLike
 
 __all__ = ["Method", "Table", "make_split", "reference_lines"]
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import random
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from numpy.polynomial import chebyshev
-from numpy.typing import ArrayLike, NDArray
 
 from tether.errors import TetherError
 from tether.splits.split import Split, StoreReference, labelled_rows
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["Side", "boom", "scott_log_density", "tail"]
 

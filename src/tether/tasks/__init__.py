@@ -1,0 +1,1 @@
+"""A task is a stream of structures, a head and a loss."""

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from tether.testing import faults
-from tether.testing.faults import Blocks, PotentialOutput
 from tether.testing.tiny import TinyBackbone
 
 if TYPE_CHECKING:
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from tether.features import Features
     from tether.graph import Graph
     from tether.structures import AtomBatch
+    from tether.testing.faults import Blocks, PotentialOutput
 
 __all__ = ["BROKEN", "BrokenBackbone", "Fault"]
 
@@ -138,7 +138,7 @@ def _scaled(
 
 def _frozen_weight() -> BrokenBackbone:
     broken = BrokenBackbone()
-    broken.inner.blocks()[1][1][0].requires_grad_(False)
+    broken.inner.blocks()[1][1][0].requires_grad_(False)  # noqa: FBT003 (torch's signature)
     return broken
 
 

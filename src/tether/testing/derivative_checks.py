@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from functools import partial
-from itertools import combinations_with_replacement, product
+from itertools import combinations_with_replacement, pairwise, product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -216,7 +216,7 @@ def check_blocks_order(probe: Probe) -> Measured:
             reached.append((block, acts[0]))
     wrong = [
         f"{later} acts on layer {at}, {earlier} only from layer {first} on"
-        for (earlier, first), (later, at) in zip(reached[:-1], reached[1:], strict=True)
+        for (earlier, first), (later, at) in pairwise(reached)
         if at < first
     ]
     return Measured(len(wrong), tolerances.EXACT.float64, "; ".join(wrong))

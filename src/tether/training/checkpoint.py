@@ -6,14 +6,13 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
-import torch
-
 from tether.errors import TetherError
 from tether.serialization import load_metadata, load_tensors, save_tensors
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import torch
     from torch import Tensor
 
     from tether.model import AdaptedModel

@@ -27,8 +27,8 @@ define install
 		echo "no Python >= 3.11 found as python3.11 or python3: install one, or make PYTHON=/path/to/it" >&2; \
 		exit 1; }
 	$(PYTHON) -m venv $(1)
-	$(1)/bin/python -m pip install -q --disable-pip-version-check $(2) $(TORCH)
-	$(1)/bin/python -m pip install -q --disable-pip-version-check $(2) -e '.[$(EXTRAS)]'
+	$(1)/bin/python -m pip install -qq --disable-pip-version-check $(2) $(TORCH)
+	$(1)/bin/python -m pip install -qq --disable-pip-version-check $(2) -e '.[$(EXTRAS)]'
 endef
 
 .PHONY: test demo lint format lock clean

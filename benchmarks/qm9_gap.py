@@ -1,6 +1,6 @@
 """QM9 gap, the published split: recipes × seeds, ID against OOD.
 
-``python benchmarks/qm9_gap.py [--config benchmarks/qm9_gap.yaml] [--out runs/qm9_gap] [key=value …]``
+``python benchmarks/qm9_gap.py [--config CONFIG.yaml] [--out runs/qm9_gap] [key=value …]``
 
 Every stage is skipped where its result is there, and a killed comparison continues. The summary and
 the config are copied to ``benchmarks/results/<name>/``.

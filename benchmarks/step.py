@@ -79,7 +79,9 @@ def medians(variants: dict[str, Callable[[], None]], rounds: int) -> dict[str, n
     return {name: np.array(values) for name, values in seconds.items()}
 
 
-def package_step(batch: AtomBatch, energy: torch.Tensor, forces: torch.Tensor) -> Callable[[], None]:
+def package_step(
+    batch: AtomBatch, energy: torch.Tensor, forces: torch.Tensor
+) -> Callable[[], None]:
     """so3krates-torch's own `take_step` on the batch, with its loss, clipping, AdamW and EMA."""
     from so3krates_torch.modules.loss import WeightedEnergyForcesLoss
     from so3krates_torch.tools.torch_geometric.batch import Batch
@@ -142,8 +144,7 @@ def variants_of(batch: AtomBatch, auxiliary: AtomBatch) -> dict[str, Callable[[]
     backbone = load_backbone("so3lr")
 
     def model_of() -> AdaptedModel:
-        model = AdaptedModel(load_backbone("so3lr"), [PropertyHead(target, 128)])
-        return model
+        return AdaptedModel(load_backbone("so3lr"), [PropertyHead(target, 128)])
 
     graph = backbone.prepare(batch)
     graph = with_labels(graph, {"gap": torch.linspace(-1, 1, graph.n_systems).double()}, {})

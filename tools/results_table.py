@@ -45,10 +45,13 @@ def table(summary: dict[str, Any]) -> str:
     n_seeds = len({r["seed"] for r in summary["rows"] if r["seed"] != "pooled"})
     sizes = summary["split"]["sizes"]
     lines = [
-        f"{target} of QM9, split of {summary['split']['name']}, {sizes['train']:,} training "
-        f"molecules, {n_seeds} seeds, {pooled[0]['property_steps']:,.0f} property steps for every "
-        f"recipe. RMSE in {shown} with bootstrap intervals over seeds and molecules; gain over "
-        "`full` (positive: better); force MAE on held-out geometries after adaptation, in eV/Å.",
+        (
+            f"{target} of QM9, split of {summary['split']['name']}, {sizes['train']:,} training "
+            f"molecules, {n_seeds} seeds, {pooled[0]['property_steps']:,.0f} property steps for "
+            f"every recipe. RMSE in {shown} with bootstrap intervals over seeds and molecules; "
+            "gain over `full` (positive: better); force MAE on held-out geometries after "
+            "adaptation, in eV/Å."
+        ),
         "",
         "| recipe | ID RMSE | OOD RMSE | ID gain | OOD gain | force MAE |",
         "|---|---|---|---|---|---|",

@@ -123,7 +123,9 @@ def adapt(
         report=report,
     )
     model.load(load_tensors(run.weights))
-    _finish(model, ready.judged, ready.held_out, before, progress, run)
+    _finish(
+        model, run, judged=ready.judged, held_out=ready.held_out, before=before, progress=progress
+    )
     return run
 
 
@@ -229,7 +231,12 @@ def _prepare(request: _Request) -> _Ready:
             )
     held_out = _forcefield_graph(model, data.forcefield_test)
     tasks, check = _tasks(
-        model, train_graph, data, recipe, request.effective_settings, request.seed
+        model,
+        train_graph,
+        data=data,
+        recipe=recipe,
+        settings=request.effective_settings,
+        seed=request.seed,
     )
     return _Ready(data, model, judged, held_out, tasks, check)
 
@@ -245,6 +252,7 @@ def _forcefield_graph(model: AdaptedModel, store: Store | None) -> Graph | None:
 def _tasks(
     model: AdaptedModel,
     train_graph: Graph,
+    *,
     data: OpenedInputs,
     recipe: Recipe,
     settings: TrainingSettings,
@@ -320,11 +328,12 @@ def _validate(
 
 def _finish(
     model: AdaptedModel,
+    run: Run,
+    *,
     judged: dict[str, Graph],
     held_out: Graph | None,
     before: dict[str, float | None] | None,
     progress: Progress,
-    run: Run,
 ) -> None:
     columns, rows = prediction_rows(model, judged)
     schema = pa.schema(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from tether.backbones.load import load_backbone
 from tether.errors import TetherError
@@ -107,7 +107,9 @@ def model_of_targets(
                 expected="a scalar",
                 fix="store each component as a label of its own",
             )
-    weights = "pretrained" if recipe.initialisation == "pretrained" else "random"
+    weights: Literal["pretrained", "random"] = (
+        "pretrained" if recipe.initialisation == "pretrained" else "random"
+    )
     loaded: Backbone = load_backbone(
         backbone.name, weights=weights, seed=seed, options=backbone.options
     )

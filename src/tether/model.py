@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from tether.backbones.protocol import Potential
 from tether.errors import TetherError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, MutableMapping
 
     import numpy as np
 
@@ -43,13 +43,14 @@ class AdaptedModel(nn.Module):
     def __init__(self, backbone: Backbone, heads: Iterable[PropertyHead]) -> None:
         super().__init__()
         self.backbone = backbone
-        self.heads = nn.ModuleDict()
+        # A ModuleDict, so that torch finds the heads' weights; the cast says what is in it.
+        self.heads = cast("MutableMapping[str, PropertyHead]", nn.ModuleDict())
         for head in heads:
             name = head.target.name
             if not name or "." in name or hasattr(self.heads, name) or name in self.heads:
                 raise TetherError(
                     f"target name {name!r}",
-                    expected="a name without a dot, given once, and no method of torch's ModuleDict",
+                    expected="a name without a dot, given once, no method of torch's ModuleDict",
                     fix="rename the label when the store is prepared",
                 )
             self.heads[name] = head
@@ -70,7 +71,7 @@ class AdaptedModel(nn.Module):
 
     def head_parameters(self) -> list[nn.Parameter]:
         """Parameters of the property heads."""
-        return list(self.heads.parameters())
+        return [parameter for head in self.heads.values() for parameter in head.parameters()]
 
     def features(self, graph: Graph) -> Features:
         """Backbone features of a prepared graph."""

@@ -133,7 +133,7 @@ def predict(
     atomwise = {name for name, head in model.heads.items() if head.target.level == "atom"}
     if out is not None and atomwise and not is_xyz:
         raise TetherError(
-            f"{out.name} has a row for each structure, but {min(atomwise)!r} has a value for each atom",
+            f"{out.name} has a row a structure, but {min(atomwise)!r} has a value for each atom",
             expected=".xyz or .extxyz",
             fix="rename --out",
         )
@@ -141,8 +141,8 @@ def predict(
     parts: dict[str, list[np.ndarray]] = {name: [] for name in model.heads}
     for batch in _batches(source):
         found = model.predict(model.backbone.prepare(batch))
-        for name, values in found.items():
-            parts[name].append(values)
+        for name, piece in found.items():
+            parts[name].append(piece)
         ids += list(batch.ids)
         if is_xyz:
             batches.append(batch)

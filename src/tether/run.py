@@ -140,7 +140,7 @@ def environment() -> dict[str, Any]:
     dict
         Python, platform, and the version of each package that may matter.
     """
-    versions = {}
+    versions: dict[str, str | None] = {}
     for package in _PACKAGES:
         try:
             versions[package] = version(package)

@@ -63,7 +63,11 @@ def test_continuing_from_a_checkpoint_gives_the_same_bits(workspace: Any, tmp_pa
         whole.step()
     resumed = trainer(workspace, seed=7)  # other weights: all must come from the file
     load(resumed, path)
-    assert (resumed.progress.step, resumed.progress.best_value, resumed.progress.stale) == (5, 0.25, 2)
+    assert (resumed.progress.step, resumed.progress.best_value, resumed.progress.stale) == (
+        5,
+        0.25,
+        2,
+    )
     for _ in range(3):
         resumed.step()
     for name, value in whole.model.tensors().items():

@@ -23,7 +23,9 @@ def test_overrides_alone_make_a_config_with_defaults() -> None:
 def test_overrides_win_over_the_file_at_every_level(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("store: a\nsplit: b\ntargets: [gap]\ntraining: {lr: 1e-2, batch_size: 4}\n")
-    config = load_config(path, ["training.lr=1e-3", "backbone.options.n_features=16", "head.pooling=max"])
+    config = load_config(
+        path, ["training.lr=1e-3", "backbone.options.n_features=16", "head.pooling=max"]
+    )
     assert (config.settings().lr, config.settings().batch_size) == (1e-3, 4)
     assert config.backbone_choice().options == {"n_features": 16}
     assert config.head_choice().pooling == "max"
@@ -56,7 +58,9 @@ def test_single_keeps_the_fields_of_a_changed_recipe() -> None:
     config = load_config(None, [*BASE, "recipes=[full, {base: mft, name: strong, decay: 0.3}]"])
     one = config.single("strong", 4)
     assert (one.points(), one.seeds) == ([config.points()[1]], (4,))
-    assert config.single("probe", 0).points()[0].movement == "frozen"  # a named one, not in the list
+    assert (
+        config.single("probe", 0).points()[0].movement == "frozen"
+    )  # a named one, not in the list
     with pytest.raises(TetherError, match="unknown recipe 'strng'"):
         config.single("strng", 0)
 
@@ -84,7 +88,10 @@ def test_single_keeps_the_fields_of_a_changed_recipe() -> None:
         (["training.ema_decay=1"], r"`training.ema_decay` is 1.0; expected a number in \[0, 1\)"),
         (["training.loss=l7"], r"training: `loss` is 'l7'; expected 'l1', 'mse' or 'huber'"),
         (["training=3"], r"config: `training` is 3; expected a valid dictionary"),
-        (["recipes=[{base: mft, property_probability: soon}]"], r"`property_probability` is 'soon'"),
+        (
+            ["recipes=[{base: mft, property_probability: soon}]"],
+            r"`property_probability` is 'soon'",
+        ),
         (["recipes=[{base: mft, movement: jump}]"], r"`movement` is 'jump'; expected 'frozen'"),
         (["recipes=[mtf]"], r"unknown recipe 'mtf'; expected one of scratch"),
         (["recipes=[{lr: 1}]"], r"has no base; .*fix: add base: mft"),

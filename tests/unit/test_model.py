@@ -119,5 +119,7 @@ def test_a_backbone_without_energy_head_is_no_potential(workspace: Any) -> None:
     assert not one.is_potential
     graph = graph_of(workspace, one)
     assert one.predict(graph)["gap"].shape == (30,)
-    with pytest.raises(TetherError, match="backbone 'tiny' has no energy head; expected a potential"):
+    with pytest.raises(
+        TetherError, match="backbone 'tiny' has no energy head; expected a potential"
+    ):
         one.energy_forces(graph)

@@ -22,9 +22,7 @@ def model(n_layers: int = 3) -> AdaptedModel:
     return AdaptedModel(TinyBackbone(n_layers=n_layers), [PropertyHead(Target("gap"), 32)])
 
 
-@pytest.mark.parametrize(
-    "movement", [Frozen(), Full(), Layerwise(), Layerwise("jmp")], ids=lambda m: repr(m)
-)
+@pytest.mark.parametrize("movement", [Frozen(), Full(), Layerwise(), Layerwise("jmp")], ids=repr)
 def test_groups_hold_exactly_what_may_move_once(movement: Movement) -> None:
     one = model()
     grouped = [id(p) for group in movement.apply(one) for p in group.parameters]

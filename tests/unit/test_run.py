@@ -41,7 +41,9 @@ def test_check_writes_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["metrics.json", "weights.safetensors", "state/checkpoint.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["metrics.json", "weights.safetensors", "state/checkpoint.safetensors"]
+)
 def test_results_of_an_unknown_run_are_not_taken_over(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)

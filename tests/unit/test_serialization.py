@@ -22,7 +22,7 @@ from tether.serialization import (
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(RuntimeError, match="half"), atomic_path(path) as temporary:
+    with pytest.raises(RuntimeError, match="half"), atomic_path(path) as temporary:  # noqa: PT012
         temporary.write_text("ne")
         raise RuntimeError("half")
     assert path.read_text() == "old"

@@ -58,7 +58,7 @@ def load_backbone(
 
                 return load_so3lr()
             case "so3lr" if weights == "pretrained":
-                raise TetherError(
+                raise TetherError(  # noqa: TRY301 (the handler below is for unknown options)
                     f"options {options} of backbone 'so3lr'",
                     expected="none: the published weights have one size",
                     fix="remove backbone.options, or set backbone.name=so3krates",

@@ -179,7 +179,7 @@ class So3krates(nn.Module):
     def _embed(self, batch: AtomBatch) -> Tensor:
         net = self.network
         weight = net.inv_feature_embedding.embedding.weight
-        embedded = weight.t().index_select(0, batch.numbers - 1)
+        embedded: Tensor = weight.t().index_select(0, batch.numbers - 1)
         # For a neutral closed shell both terms are exactly zero, so they are not computed.
         if bool(batch.charge.any()) or bool(batch.spin.any()):
             one_hot = nn.functional.one_hot(batch.numbers - 1, net.num_elements).to(weight.dtype)
@@ -191,7 +191,8 @@ class So3krates(nn.Module):
                 embedded = embedded + module(
                     one_hot, value.to(weight.dtype), segments, num_graphs=n_systems
                 )
-        return embedded / net.embedding_scale
+        scaled: Tensor = embedded / net.embedding_scale
+        return scaled
 
     def blocks(self) -> list[tuple[str, list[nn.Parameter]]]:
         """Embedding, then the transformer layers; the energy head is in none."""

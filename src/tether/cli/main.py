@@ -23,7 +23,7 @@ app = typer.Typer(
 )
 
 #: click's base of all usage errors; recent typer carries a click of its own, older ones import it.
-_UsageError = typer.BadParameter.__bases__[0]
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 #: Verb → what `tether --help` says. Each lives in ``tether/cli/<verb>.py``; the heavy imports
 #: happen inside the commands, so that help and errors come at once.

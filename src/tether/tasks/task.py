@@ -17,8 +17,15 @@ __all__ = ["Task"]
 class Task(Protocol):
     """A stream, a head inside the model, and a loss."""
 
-    name: str
-    stream: GraphStream
+    @property
+    def name(self) -> str:
+        """Names the task in the log."""
+        ...
+
+    @property
+    def stream(self) -> GraphStream:
+        """Batches of structures, without end."""
+        ...
 
     def loss(self, model: AdaptedModel, graph: Graph) -> Tensor:
         """Scalar loss of one batch."""

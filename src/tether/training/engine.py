@@ -265,7 +265,7 @@ def _update_average(
         return
     # The start is forgotten fast: a long memory of the first steps would only slow the average.
     weight = 1.0 - min(decay, (1.0 + step) / (10.0 + step))
-    torch._foreach_lerp_(list(average.values()), list(moving.values()), weight)  # noqa: SLF001
+    torch._foreach_lerp_(list(average.values()), list(moving.values()), weight)
 
 
 @contextmanager

@@ -1,0 +1,186 @@
+"""The project's own tools: the figures, the pins, and what make and CI rely on."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.util import module_from_spec, spec_from_file_location
+from itertools import chain
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[2]
+
+CLEAN = '''"""A module."""
+
+
+class Shape:
+    """A shape."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    @staticmethod
+    def of(n: int) -> Shape:
+        """One with n corners."""
+
+        def nested(k: int) -> int:
+            return k
+
+        return Shape(nested(n))
+
+
+def _private(*values: int, **names: int) -> None: ...
+'''
+
+
+def load(name: str) -> ModuleType:
+    spec = spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+figures, lock = load("figures"), load("lock")
+
+
+def problems_of(folder: Path, source: str) -> list[str]:
+    (folder / "src").mkdir()
+    (folder / "tests").mkdir()
+    (folder / "src" / "module.py").write_text(source)
+    found: list[str] = figures.problems(figures.measure(folder / "src", folder / "tests"))
+    return found
+
+
+def long_function(n_lines: int) -> str:
+    body = "    x = 0\n" * (n_lines - 2)
+    return f'"""M."""\n\n\ndef f() -> None:\n    """F."""\n{body}'
+
+
+def test_a_clean_module_has_no_problem(tmp_path: Path) -> None:
+    assert problems_of(tmp_path, CLEAN) == []
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "problem"),
+    [
+        ('"""A module."""', "", "module.py:1 module lacks a docstring"),
+        ('    """A shape."""\n', "", "Shape lacks a docstring"),
+        ('"""One with n corners."""', "", "of lacks a docstring"),
+        ("(self, n: int) -> None", "(self, n) -> None", "__init__ lacks a type annotation"),
+        ("(self, n: int) -> None", "(self, n: int)", "__init__ lacks a type annotation"),
+        ("of(n: int)", "of(n)", "of lacks a type annotation"),
+        ("nested(k: int)", "nested(k)", "nested lacks a type annotation"),
+        ("*values: int", "*values", "_private lacks a type annotation"),
+        ("**names: int", "**names", "_private lacks a type annotation"),
+    ],
+)
+def test_each_lack_is_found_alone(tmp_path: Path, right: str, wrong: str, problem: str) -> None:
+    assert right in CLEAN
+    (found,) = problems_of(tmp_path, CLEAN.replace(right, wrong))
+    assert found.endswith(problem)
+
+
+@pytest.mark.parametrize(("n_lines", "n_problems"), [(80, 0), (81, 1)])
+def test_functions_have_80_lines_at_most(tmp_path: Path, n_lines: int, n_problems: int) -> None:
+    found = problems_of(tmp_path, long_function(n_lines))
+    assert len(found) == n_problems
+    assert all(f"f has {n_lines} lines, at most 80" in each for each in found)
+
+
+@pytest.mark.parametrize(("n_lines", "n_problems"), [(400, 0), (401, 1)])
+def test_files_have_400_lines_at_most(tmp_path: Path, n_lines: int, n_problems: int) -> None:
+    found = problems_of(tmp_path, '"""M."""\n' + "\n" * (n_lines - 1))
+    assert len(found) == n_problems
+    assert all(f"module.py has {n_lines} lines, at most 400" in each for each in found)
+
+
+def test_lines_of_code_are_without_comments_and_docstrings(tmp_path: Path) -> None:
+    source = '"""M.\n\nMore.\n"""\n\n# Why.\nx = """a\nb"""  # what\n\ny = (\n    1,\n)\n'
+    problems_of(tmp_path, source)
+    (tmp_path / "tests" / "test_it.py").write_text("def test_x() -> None:\n    assert True\n")
+    found = figures.measure(tmp_path / "src", tmp_path / "tests")
+    assert (found.n_code, found.n_test_code) == (5, 2)
+    assert "0.40" in figures.report(found)
+
+
+def test_exit_code_and_text_of_the_command(tmp_path: Path) -> None:
+    problems_of(tmp_path, CLEAN.replace("of(n: int)", "of(n)"))
+    command = [sys.executable, ROOT / "tools" / "figures.py", tmp_path / "src", tmp_path / "tests"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert re.search(r"annotated +75\.0 % \(3 of 4\)", done.stdout)
+    assert re.search(r"public docstrings +100\.0 % \(3 of 3\)", done.stdout)
+    assert "of lacks a type annotation" in done.stderr
+    (tmp_path / "src" / "module.py").write_text(CLEAN)
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def test_an_empty_tree_is_no_pass(tmp_path: Path) -> None:
+    found = figures.measure(tmp_path, tmp_path)
+    assert figures.problems(found) == ["no Python file was found"]
+    assert "files" in figures.report(found)
+
+
+def test_constraints_are_normalised_and_without_the_package_itself() -> None:
+    text = lock.constraints(
+        {"So3krates_torch": "0.2.1", "torch": "2.13.0+cpu", "tether": "1", "pip": "2"}
+    )
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    assert lines == ["so3krates-torch==0.2.1", "torch==2.13.0"]
+
+
+def pins() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return dict(line.split("==") for line in lines if not line.startswith("#"))
+
+
+def test_every_pin_is_exact_and_from_the_index() -> None:
+    for name, version in pins().items():
+        assert re.fullmatch(r"[a-z0-9-]+", name)
+        assert re.fullmatch(r"[0-9][0-9a-z.]*", version)
+
+
+def test_every_dependency_has_a_pin_that_it_admits() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    listed = chain(project["dependencies"], *project["optional-dependencies"].values())
+    for requirement in map(Requirement, listed):
+        pin = pins()[requirement.name.lower()]
+        assert requirement.specifier.contains(pin, prereleases=True), requirement
+
+
+def test_make_installs_the_torch_that_is_pinned() -> None:
+    assert f"\nTORCH := torch=={pins()['torch']}\n" in (ROOT / "Makefile").read_text()
+
+
+def test_every_extra_is_installed_for_the_tests() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (extras,) = re.findall(r"^EXTRAS := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(extras.split(",")) == set(project["optional-dependencies"])
+
+
+def test_make_says_what_is_missing_without_python(tmp_path: Path) -> None:
+    (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text())
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "constraints.txt").touch()
+    done = subprocess.run(
+        ["make", "test", "PYTHON="], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    assert "no Python >= 3.11 found" in done.stderr
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_ci_script_can_be_run() -> None:
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    subprocess.run(["bash", "-n", script], check=True)

@@ -23,6 +23,7 @@ from tether.report.format import format_gain, format_p, format_quantity, n_decim
 from tether.report.panels import MAX_POINTS, subsample
 from tether.report.provenance import flatten
 from tether.report.read import read_comparison
+from tether.report.results import average_forgetting
 from tether.report.verdict import remarks, verdict
 
 # DPA-3.1-3M on BOOM's QM9 gap (REFERENCE.md), RMSE in Ha; layerwise interpolated.
@@ -569,3 +570,13 @@ def test_two_targets_keep_their_numbers_apart(folder: Path) -> None:
     assert "predictions.parquet has no rows for homo" in text
     # A range that no target is named for must not be shaded for either of them.
     assert text.count("Range of the training labels: not available") == 2
+
+
+def test_rounding_of_pseudo_labels_counts_as_no_error() -> None:
+    """Before training, a model's error on its own labels is rounding: no ratio to it makes sense."""
+    row = {"recipe": "full", "seed": 0, "force_mae_before": 2e-8, "force_mae_after": 3.8}
+    summary = {"forgetting": [{**row, "energy_mae_before": 1e-9, "energy_mae_after": 0.4}]}
+    found = average_forgetting(summary, "full")
+    assert found["force_mae_before"] == 0.0
+    assert found["force_mae_after"] == 3.8
+    assert found["ratio"] is None

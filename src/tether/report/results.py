@@ -22,6 +22,9 @@ __all__ = [
     "unit_of",
 ]
 
+#: Errors below this (eV/Å, eV/atom) are single-precision rounding, and count as zero.
+ROUNDING = 1e-5
+
 Summary = Mapping[str, Any]
 
 
@@ -171,7 +174,8 @@ def average_forgetting(summary: Summary, recipe: str) -> dict[str, float | None]
     -------
     dict
         `force_mae_before`, `force_mae_after` (eV/Å), `energy_mae_before`, `energy_mae_after`
-        (eV/atom) and `ratio` of the force errors; None where nothing was measured.
+        (eV/atom) and `ratio` of the force errors; None where nothing was measured. A model
+        against its own pseudo-labels has an error of 0, and no ratio.
     """
     entries = [entry for entry in summary["forgetting"] if entry["recipe"] == recipe]
     pooled = [entry for entry in entries if entry["seed"] == "pooled"]
@@ -181,7 +185,8 @@ def average_forgetting(summary: Summary, recipe: str) -> dict[str, float | None]
             name = f"{quantity}_{when}"
             values = [as_number(entry.get(name)) for entry in pooled or entries]
             known = [value for value in values if value is not None]
-            result[name] = sum(known) / len(known) if known else None
+            mean = sum(known) / len(known) if known else None
+            result[name] = 0.0 if mean is not None and mean < ROUNDING else mean
     before, after = result["force_mae_before"], result["force_mae_after"]
     result["ratio"] = after / before if before and after is not None else None
     return result

@@ -1,0 +1,202 @@
+"""`compare`: budgets, resuming, and a summary with every number of tables and plots."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from tether.compare import compare, plan
+from tether.config import Config, load_config
+from tether.data.store import Store
+from tether.errors import TetherError
+from tether.predict import load_run
+from tether.run import Run
+from tether.serialization import read_json
+from tether.summary import summarise
+
+ROW = {
+    "recipe", "seed", "target", "unit", "subset", "metric", "value", "low", "high", "n",
+    "property_steps", "seconds",
+}  # fmt: skip
+GAIN = {
+    "recipe", "reference", "target", "subset", "metric", "gain_percent", "low", "high", "p_value",
+    "n_seeds",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def comparison(
+    workspace: Any, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Config, Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("comparison")
+    recipes = ["scratch", {"base": "mft", "name": "mft-strong", "forcefield_weight": 1.0}]
+    path = workspace.write_config(folder, recipes=recipes, seeds=[0, 1])
+    config = load_config(path)
+    return config, folder / "out", compare(config, out=folder / "out")
+
+
+def test_summary_has_the_agreed_keys(comparison: Any, strict_json: Any) -> None:
+    _, out, summary = comparison
+    assert strict_json((out / "summary.json").read_text()) == json.loads(json.dumps(summary))
+    assert summary["format"] == 1
+    assert all(row.keys() == ROW for row in summary["rows"])
+    assert all(row.keys() == GAIN for row in summary["gains"])
+    assert {"name", "target", "unit", "subset", "metric", "value"} == summary["reference_lines"][
+        0
+    ].keys()
+    assert set(summary["split"]) == {"name", "method", "sizes", "report"}
+    assert summary["split"]["sizes"]["train"] == 20
+    assert summary["backbone"]["name"] == "tiny"
+    assert summary["config"]["seeds"] == [0, 1]
+    assert summary["missing_runs"] == []
+
+
+def test_there_is_a_row_for_every_recipe_seed_subset_and_metric(comparison: Any) -> None:
+    rows = comparison[2]["rows"]
+    found = {(r["recipe"], r["seed"], r["subset"], r["metric"]) for r in rows}
+    assert found == {
+        (recipe, seed, subset, metric)
+        for recipe in ("scratch", "mft-strong")
+        for seed in (0, 1, "pooled")
+        for subset in ("val", "test/id", "test/ood")
+        for metric in ("mae", "rmse")
+    }
+    assert len(rows) == len(found)
+    assert all(r["low"] <= r["value"] <= r["high"] for r in rows)
+    assert {r["unit"] for r in rows} == {"eV"}
+
+
+def test_numbers_are_those_of_the_predictions(comparison: Any) -> None:
+    _, out, summary = comparison
+    for seed in (0, 1):
+        table = pq.read_table(out / "runs" / f"scratch-s{seed}" / "predictions.parquet")
+        mine = [row for row in table.to_pylist() if row["subset"] == "test/ood"]
+        error = np.mean([abs(row["pred"] - row["true"]) for row in mine])
+        (row,) = (
+            r
+            for r in summary["rows"]
+            if (r["recipe"], r["seed"], r["subset"], r["metric"])
+            == ("scratch", seed, "test/ood", "mae")
+        )
+        assert row["value"] == pytest.approx(error, rel=1e-12)
+        assert row["n"] == len(mine)
+
+
+def test_gains_are_over_the_reference_on_the_common_seeds(comparison: Any) -> None:
+    summary = comparison[2]
+    assert {(g["recipe"], g["reference"]) for g in summary["gains"]} == {("mft-strong", "scratch")}
+    pooled = {
+        (r["recipe"], r["subset"], r["metric"]): r["value"]
+        for r in summary["rows"]
+        if r["seed"] == "pooled"
+    }
+    for gain in summary["gains"]:
+        key = gain["subset"], gain["metric"]
+        expected = 100 * (1 - pooled["mft-strong", *key] / pooled["scratch", *key])
+        assert gain["gain_percent"] == pytest.approx(expected, rel=1e-9)
+        assert gain["n_seeds"] == 2
+        assert 0 < gain["p_value"] <= 1
+
+
+def test_reference_lines_are_what_knows_nothing(comparison: Any, workspace: Any) -> None:
+    summary = comparison[2]
+    split = read_json(workspace.split)["indices"]
+    gap = Store.open(workspace.store).label("gap")
+    train, ood = gap[split["train"]], gap[split["test/ood"]]
+    lines = {(r["name"], r["subset"], r["metric"]): r["value"] for r in summary["reference_lines"]}
+    assert lines["mean predictor", "test/ood", "mae"] == pytest.approx(
+        np.abs(ood - train.mean()).mean()
+    )
+    clipped = np.clip(ood, train.min(), train.max())
+    assert lines["clip oracle", "test/ood", "mae"] == pytest.approx(np.abs(ood - clipped).mean())
+    assert ("clip oracle", "test/id", "mae") not in lines
+
+
+def test_forgetting_has_a_row_for_each_run(comparison: Any) -> None:
+    rows = comparison[2]["forgetting"]
+    assert {(r["recipe"], r["seed"]) for r in rows} == {
+        (recipe, seed) for recipe in ("scratch", "mft-strong") for seed in (0, 1)
+    }
+    for row in rows:
+        assert (row["force_mae_before"] is None) == (row["recipe"] == "scratch")
+        assert row["force_mae_after"] > 0
+
+
+def test_report_and_run_configs_are_written(comparison: Any) -> None:
+    _, out, _ = comparison
+    assert (out / "report.html").stat().st_size > 10_000
+    config = yaml.safe_load((out / "runs" / "mft-strong-s1" / "config.yaml").read_text())
+    assert (config["seeds"], config["recipes"][0]["forcefield_weight"]) == ([1], 1.0)
+    assert set(load_run(out / "runs" / "mft-strong-s1").heads) == {"gap"}
+
+
+def test_a_comparison_with_a_run_missing_is_completed_with_the_same_numbers(
+    comparison: Any,
+) -> None:
+    config, out, summary = comparison
+    lost = Run(out / "runs" / "scratch-s1")
+    lost.metrics.unlink()
+    partial = summarise(out, config=config)
+    assert partial["missing_runs"] == ["scratch-s1"]
+    assert {g["n_seeds"] for g in partial["gains"]} == {1}
+    untouched = (out / "runs" / "mft-strong-s0" / "metrics.json").stat().st_mtime_ns
+    again = compare(config, out=out)
+    strip = [{k: v for k, v in row.items() if k != "seconds"} for row in again["rows"]]
+    assert strip == [{k: v for k, v in row.items() if k != "seconds"} for row in summary["rows"]]
+    assert again["gains"] == summary["gains"]
+    assert (out / "runs" / "mft-strong-s0" / "metrics.json").stat().st_mtime_ns == untouched
+
+
+def test_finished_runs_of_another_configuration_are_not_mixed_in(comparison: Any) -> None:
+    config, out, _ = comparison
+    other = config.model_copy(update={"training": {**config.training, "lr": 0.001}})
+    before = (out / "config.yaml").read_bytes()
+    with pytest.raises(TetherError, match="scratch-s0 holds a run with other settings"):
+        compare(other, out=out)
+    assert (out / "config.yaml").read_bytes() == before
+
+
+def test_bad_input_is_refused_before_anything_is_written(workspace: Any, tmp_path: Path) -> None:
+    config = load_config(workspace.write_config(tmp_path, targets=["empty"]))
+    with pytest.raises(TetherError, match="target 'empty' has 0 labels"):
+        compare(config, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_set_without_labels_of_a_target_has_no_row(tmp_path: Path) -> None:
+    from tether.summary import _errors
+
+    import pyarrow as pa
+
+    nan = float("nan")
+    columns = {
+        "target": ["a", "a", "b", "b"],
+        "true": [1.0, nan, nan, nan],
+        "pred": [1.5, 2.0, 3.0, 4.0],
+        "subset": ["val"] * 4,
+    }
+    pq.write_table(pa.table(columns), tmp_path / "predictions.parquet")
+    found = _errors(Run(tmp_path))
+    assert {key: value.tolist() for key, value in found.items()} == {("a", "val"): [0.5]}
+
+
+def test_steps_of_each_budget(workspace: Any, tmp_path: Path) -> None:
+    training = {"property_steps": 1000, "batch_size": 32, "forcefield_batch_size": 16}
+    recipes = ["full", "mft", "mft-sampled", {"base": "mft-sampled", "name": "rare",
+               "property_probability": 0.8}]  # fmt: skip
+    path = workspace.write_config(
+        tmp_path, recipes=recipes, seeds=[3, 5], training=training, forcefield_cost=2.0
+    )
+    jobs = plan(load_config(path), tmp_path / "out")
+    assert {job.settings.property_steps for job in jobs} == {1000}
+    assert [job.out.name for job in jobs[:5]] == ["full-s3", "mft-s3", "mft-sampled-s3", "rare-s3", "full-s5"]
+    jobs = plan(load_config(path, ["budget=compute"]), tmp_path / "out")
+    steps = {job.recipe.name: job.settings.property_steps for job in jobs}
+    # A force-field batch costs 2.0 * 16 / 32 property batches; rare draws one in four steps.
+    assert steps == {"full": 1000, "mft": 500, "mft-sampled": 500, "rare": 800}

@@ -235,8 +235,8 @@ def label_structures(
 ) -> LabelReport:
     """Make off-equilibrium geometries of structures, label them, and write one store.
 
-    A call that was killed goes on when it is repeated with the same arguments, and gives the same
-    store as one that was not. Neither does the result depend on the number of workers.
+    A call that was killed goes on when it is repeated with the same arguments. The store depends
+    neither on that nor on the number of workers.
 
     Parameters
     ----------
@@ -258,8 +258,7 @@ def label_structures(
     indices : sequence of int, optional
         Rows of a store; default all.
     workers : int, optional
-        Processes of one thread each; default one for each core. 0: this process, as for a
-        backbone on an accelerator.
+        Processes of one thread each; default one a core; 0: this one, as on an accelerator.
     chunk_size : int
         Structures between two writes: what a kill may cost for each worker.
     max_atoms : int
@@ -275,8 +274,8 @@ def label_structures(
     Raises
     ------
     TetherError
-        For bad arguments, a missing package, an `out` that exists, parts of other parameters or
-        other structures, or when no structure could be labelled.
+        For bad arguments, a missing package, an `out` that exists, parts of another call, or
+        when no structure could be labelled.
     """
     began, out = time.monotonic(), Path(out)
     settings = Settings(with_, sampling or Sampling(), seed, max_force, max_atoms)
@@ -284,15 +283,9 @@ def label_structures(
     origin = _origin(with_, backbone)
     n_workers, payload = _plan_workers(workers, origin)
     metadata = _metadata(settings, origin)
-    layout = {"chunk_size": chunk_size, "max_atoms": max_atoms}
-    parts = open_parts(out, {**metadata, **layout})
+    parts = open_parts(out, {**metadata, "chunk_size": chunk_size, "max_atoms": max_atoms})
     chunks = Chunks(pieces(source, indices, chunk_size), parts, settings)
-    if n_workers:
-        results = run_tasks(chunks.unfinished(), workers=n_workers, backbone=payload)
-    else:
-        results = (run_task(task, origin.backbone) for task in chunks.unfinished())
-    n_labels = _drain(results, chunks, progress)
-    labelling = time.monotonic() - began
+    rate = _drain(_results(chunks, origin, n_workers, payload), chunks, progress)
     merge = _finish(out, chunks, parts, metadata, with_)
     return LabelReport(
         out=str(out),
@@ -302,7 +295,7 @@ def label_structures(
         failures=tuple(merge.failures),
         n_resumed=chunks.n_resumed,
         seconds=time.monotonic() - began,
-        structures_per_second=n_labels / labelling,
+        structures_per_second=rate,
         force_rms=merge.force_rms,
     )
 
@@ -323,11 +316,22 @@ def _check_arguments(
         )
 
 
+def _results(
+    chunks: Chunks, origin: _Origin, n_workers: int, payload: bytes | str | None
+) -> Iterator[ChunkResult]:
+    # Nothing is computed before the first result is asked for.
+    if n_workers:
+        return run_tasks(chunks.unfinished(), workers=n_workers, backbone=payload)
+    return (run_task(task, origin.backbone) for task in chunks.unfinished())
+
+
 def _drain(
     results: Iterator[ChunkResult],
     chunks: Chunks,
     progress: Callable[[int, int, int], None] | None,
-) -> int:
+) -> float:
+    # Geometries labelled a second.
+    began = time.monotonic()
     done = labels = failures = 0
     for result in results:
         done += result.n_structures
@@ -335,4 +339,4 @@ def _drain(
         failures += result.n_failures
         if progress is not None:
             progress(done + chunks.n_resumed, labels, failures)
-    return labels
+    return labels / max(time.monotonic() - began, 1e-9)

@@ -181,7 +181,9 @@ def _run_all(jobs: list[Job], config: Config, report: Callable[[Job, int, str], 
     if not waiting:
         return
     n_workers = min(config.workers or os.cpu_count() or 1, len(waiting))
-    threads = max(1, (os.cpu_count() or 1) // n_workers)
+    # A number that the user set is a promise to other processes: two that both take all cores
+    # spend their time waiting for each other.
+    threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // n_workers))
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(n_workers, mp_context=context) as pool:
         futures = {pool.submit(_run_one, config, job, threads): job for job in waiting}

@@ -15,8 +15,13 @@ from ase.build import molecule
 
 from tether.backbones import so3lr
 from tether.backbones.load import load_backbone
-from tether.backbones.so3krates import LONG_RANGE_CUTOFF, So3krates, So3kratesConfig
-from tether.backbones.so3krates import globals_restored, package_folder
+from tether.backbones.so3krates import (
+    LONG_RANGE_CUTOFF,
+    So3krates,
+    So3kratesConfig,
+    globals_restored,
+    package_folder,
+)
 from tether.data.read import read_structures
 from tether.errors import TetherError
 from tether.graph import neighbour_edges
@@ -75,7 +80,7 @@ def package_forward(model: Any, batch: AtomBatch) -> dict[str, torch.Tensor]:
                 "node_attrs": one_hot,
                 "atomic_numbers": batch.numbers,
                 "total_charge": batch.charge.float(),
-                "total_spin": batch.spin.float() / 2,  # the package wants S; we keep unpaired electrons
+                "total_spin": batch.spin.float() / 2,  # S, from unpaired electrons
                 "head": torch.zeros(n, dtype=torch.long),
             }
         )
@@ -93,7 +98,7 @@ def own_forward(backbone: So3krates, batch: AtomBatch) -> dict[str, torch.Tensor
 
 def assert_agree(backbone: So3krates, reference: Any, batch: AtomBatch) -> None:
     ours, theirs = own_forward(backbone, batch), package_forward(reference, batch)
-    # Single precision: a total energy is rounded to one part in 2^23, and is a sum in another order.
+    # Single precision: an energy is rounded to one part in 2^23, and is a sum in another order.
     torch.testing.assert_close(ours["energy"], theirs["energy"].detach(), rtol=4e-7, atol=2e-5)
     torch.testing.assert_close(ours["forces"], theirs["forces"].detach(), rtol=1e-5, atol=3e-5)
     torch.testing.assert_close(ours["node"], theirs["node"], rtol=1e-5, atol=3e-5)
@@ -133,7 +138,7 @@ def test_agrees_with_the_package_on_charges_and_open_shells(
         frames, ((1, 0), (-1, 0), (0, 1), (-1, 2), (0, 1)), strict=True
     ):
         atoms.info |= {"charge": charge, "spin": spin}
-    charged, neutral = from_ase(frames), from_ase([a for a in rattled("NH3", "H2O")])
+    charged, neutral = from_ase(frames), from_ase(list(rattled("NH3", "H2O")))
     assert_agree(backbone, reference, charged)
     moved = own_forward(backbone, charged)["energy"][:2] - own_forward(backbone, neutral)["energy"]
     assert float(moved.abs().min()) > 1e-2  # charge is not ignored

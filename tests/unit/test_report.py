@@ -573,7 +573,7 @@ def test_two_targets_keep_their_numbers_apart(folder: Path) -> None:
 
 
 def test_rounding_of_pseudo_labels_counts_as_no_error() -> None:
-    """Before training, a model's error on its own labels is rounding: no ratio to it makes sense."""
+    """Before training, a model's error on its own labels is rounding: no ratio makes sense."""
     row = {"recipe": "full", "seed": 0, "force_mae_before": 2e-8, "force_mae_after": 3.8}
     summary = {"forgetting": [{**row, "energy_mae_before": 1e-9, "energy_mae_after": 0.4}]}
     found = average_forgetting(summary, "full")

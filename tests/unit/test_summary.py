@@ -170,9 +170,9 @@ def test_bad_input_is_refused_before_anything_is_written(workspace: Any, tmp_pat
 
 
 def test_a_set_without_labels_of_a_target_has_no_row(tmp_path: Path) -> None:
-    from tether.summary import _errors
-
     import pyarrow as pa
+
+    from tether.summary import _errors
 
     nan = float("nan")
     columns = {
@@ -195,7 +195,13 @@ def test_steps_of_each_budget(workspace: Any, tmp_path: Path) -> None:
     )
     jobs = plan(load_config(path), tmp_path / "out")
     assert {job.settings.property_steps for job in jobs} == {1000}
-    assert [job.out.name for job in jobs[:5]] == ["full-s3", "mft-s3", "mft-sampled-s3", "rare-s3", "full-s5"]
+    assert [job.out.name for job in jobs[:5]] == [
+        "full-s3",
+        "mft-s3",
+        "mft-sampled-s3",
+        "rare-s3",
+        "full-s5",
+    ]
     jobs = plan(load_config(path, ["budget=compute"]), tmp_path / "out")
     steps = {job.recipe.name: job.settings.property_steps for job in jobs}
     # A force-field batch costs 2.0 * 16 / 32 property batches; rare draws one in four steps.

@@ -148,8 +148,10 @@ class Config(_Closed):
         Raises
         ------
         TetherError
-            For an unknown recipe.
+            For an unknown recipe, or a negative seed.
         """
+        if seed < 0:
+            raise TetherError(f"`seed` is {seed}", expected="0 or more", fix="set --seed 0")
         entries = zip(self.points(), self.recipes, strict=True)
         own = [entry for point, entry in entries if point.name == recipe]
         if not own:

@@ -19,7 +19,7 @@ def adapt_command(
     *,
     config: ConfigOption = None,
     recipe: Annotated[str, typer.Option("--recipe", "-r", help="A name in `tether list`.")] = "mft",
-    seed: Annotated[int, typer.Option(min=0, help="Of head, data order and random weights.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of head, data order and random weights.")] = 0,
     out: Annotated[Path, typer.Option("--out", "-o", help="Run folder.")] = Path("run"),
     as_json: JsonOption = False,
     dry_run: DryRunOption = False,

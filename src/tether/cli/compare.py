@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from tether.cli.options import ConfigOption, DryRunOption, JsonOption, OverridesArgument
 
@@ -49,5 +50,8 @@ def compare_command(
         typer.echo(json.dumps(summary))
         return
     print_comparison(summary, console)
-    console.print(f"  {out / 'summary.json'}  [dim]every number above[/dim]")
-    console.print(f"  {out / 'report.html'}  [dim]plots; open it in a browser[/dim]")
+    for name, what in (
+        ("summary.json", "every number above"),
+        ("report.html", "plots; open it in a browser"),
+    ):
+        console.print(f"  {escape(str(out / name))}  [dim]{what}[/dim]", soft_wrap=True)

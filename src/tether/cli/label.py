@@ -139,8 +139,10 @@ def _progress(n_structures: int, n_each: int) -> Iterator[Callable[[int, int, in
         TextColumn("{task.fields[failures]} failed"),
         Remaining(),
     )
-    # On the error stream, so that --json leaves the output to the report.
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    # On the error stream, so that --json leaves the output to the report; an error in a log file
+    # stays one line.
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=n_structures * n_each, rate="starting", failures=0)
 
         def update(done: int, labelled: int, failed: int) -> None:

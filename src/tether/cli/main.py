@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from importlib import import_module
 from typing import Any
@@ -55,11 +56,11 @@ def main(arguments: list[str] | None = None) -> None:
         Default: ``sys.argv``.
     """
     try:
-        code = app(arguments, standalone_mode=False)
+        code = app(arguments, standalone_mode=False, prog_name="tether")
     except TetherError as error:
         _fail(str(error))
     except _UsageError as error:
-        _fail_usage(error)
+        _fail_usage(error, sys.argv[1:] if arguments is None else arguments)
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
     except (typer.Abort, KeyboardInterrupt):
@@ -69,12 +70,14 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(code)
 
 
-def _fail_usage(error: Any) -> None:
+def _fail_usage(error: Any, arguments: list[str]) -> None:
     path = error.ctx.command_path if error.ctx else "tether"
     problem = error.format_message().rstrip(".")
     if not problem:  # bare `tether`: the help has been printed
         sys.exit(2)
-    _fail(f"{problem}; expected a command line as in `{path} --help`; fix: correct it")
+    # click does not always say the value that it refuses; the command line has it.
+    given = shlex.join(["tether", *arguments])
+    _fail(f"{problem} in `{given}`; expected a command line as in `{path} --help`; fix: correct it")
 
 
 def _fail(message: str) -> None:

@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from tether.data.prepare import prepare
 from tether.errors import TetherError
 
 if TYPE_CHECKING:
@@ -50,6 +49,8 @@ def prepare_command(
     What cannot be used is left out and listed in <out>.audit.json; what looks odd is kept and
     listed there, too.
     """
+    from tether.data.prepare import prepare  # with it comes torch: `tether --help` must not wait
+
     supported = None if elements is None else _atomic_numbers(elements)
     bar = Progress(
         SpinnerColumn(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -90,7 +91,7 @@ def print_run(run: Run, metrics: dict[str, Any], console: Console) -> None:
     console : Console
         Where to print.
     """
-    table = Table(title=f"{run.folder}: best at property step {metrics['best_step']}")
+    table = Table(title=f"{escape(str(run.folder))}: best at property step {metrics['best_step']}")
     for heading, side in (("target", "left"), ("subset", "left"), ("n", "right")):
         table.add_column(heading, justify=side)  # type: ignore[arg-type]
     for heading in ("MAE", "RMSE", "R²"):
@@ -102,7 +103,7 @@ def print_run(run: Run, metrics: dict[str, Any], console: Console) -> None:
         ] = row["value"]
     for (target, subset), row in grouped.items():
         cells = [f"{row[name]:.4g}" if name in row else "–" for name in ("mae", "rmse", "r2")]
-        table.add_row(f"{target} ({row['unit']})", subset, str(row["n"]), *cells)
+        table.add_row(escape(f"{target} ({row['unit']})"), subset, str(row["n"]), *cells)
     console.print(table)
     if metrics["forgetting"] is not None:
         before, after = (metrics["forgetting"][k]["force_mae"] for k in ("before", "after"))
@@ -114,4 +115,4 @@ def print_run(run: Run, metrics: dict[str, Any], console: Console) -> None:
         (run.metrics, "these numbers"),
         (run.log, "losses and validations over the steps"),
     ):
-        console.print(f"  {path}  [dim]{what}[/dim]")
+        console.print(f"  {escape(str(path))}  [dim]{what}[/dim]", soft_wrap=True)

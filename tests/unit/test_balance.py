@@ -48,6 +48,13 @@ def test_sampled_draw_is_a_function_of_seed_and_step() -> None:
     assert forwards != [other.choose(step, NAMES) for step in range(50)]
 
 
+def test_draws_of_neighbouring_steps_are_independent() -> None:
+    drawn = [Sampled({}, seed=3).choose(step, NAMES)[0] for step in range(2000)]
+    for shift in (1, 2, 3):
+        same = sum(a == b for a, b in zip(drawn, drawn[shift:], strict=False)) / (2000 - shift)
+        assert abs(same - 0.5) < 4 * (0.25 / 2000) ** 0.5
+
+
 def test_a_certain_task_is_always_drawn_and_probabilities_are_normalised() -> None:
     certain = Sampled({"property": 1.0, "forcefield": 0.0})
     assert {certain.choose(step, NAMES)[0] for step in range(500)} == {"property"}

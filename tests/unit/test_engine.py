@@ -185,6 +185,25 @@ def test_training_lowers_the_loss(bench: Bench) -> None:
     assert after < 0.7 * before
 
 
+def test_steps_logged_before_the_first_checkpoint_are_not_logged_twice(bench: Bench) -> None:
+    settings = replace(SETTINGS, property_steps=60, validate_every=60)
+
+    def stop(progress: Progress) -> None:
+        if progress.step == 30:
+            raise KeyboardInterrupt
+
+    log = Run(bench.folder).log
+    with pytest.raises(KeyboardInterrupt):
+        bench.train([], settings, report=stop)
+    assert [e["step"] for e in read_log(log)] == [25]
+    bench.train([1.0], settings)
+    assert [(e["event"], e["step"]) for e in read_log(log)] == [
+        ("train", 25),
+        ("train", 50),
+        ("validate", 60),
+    ]
+
+
 def test_log_is_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     for step in range(5):

@@ -696,7 +696,8 @@ def test_qm9_molecules_have_small_forces_at_their_minimum(tmp_path: Path) -> Non
     from ase import Atoms
 
     frames = [
-        Atoms(arrays["numbers"][a:b], arrays["positions"][a:b]) for a, b in itertools.pairwise(ptr[:11])
+        Atoms(arrays["numbers"][a:b], arrays["positions"][a:b])
+        for a, b in itertools.pairwise(ptr[:11])
     ]
     report = {}
     for kind in ("input", "modes"):

@@ -14,6 +14,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+
+from tether.data.store import Store
+from tether.splits.split import Split
+
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data" / "qm9_gap"
 SETS = {
@@ -23,6 +28,7 @@ SETS = {
     "test/ood": "ood_test.npz",
 }
 WIDTHS = "0.02,0.05,0.1"
+N_UNLABELLED = 8000
 
 
 def tether(*arguments: str) -> None:
@@ -43,19 +49,42 @@ def prepare(folder: Path, *, train_size: int, with_xtb: bool) -> None:
             *("split", str(store), "--method", "sources", "--name", "arXiv 2601.08486, gap"),
             *("--target", "gap", *sets, "--train-size", str(train_size), "--out", str(split)),
         )
-    common = ("label", str(store), "--split", str(split), "--widths", WIDTHS)
+    unlabelled = folder / "wide_split.json"
+    if not unlabelled.exists():
+        write_unlabelled(store, split, unlabelled)
     wanted = [
-        ("pseudo.arrow", "pseudo", "train", "3", ()),
-        ("pseudo_val.arrow", "pseudo", "val", "1", ("--limit", "300")),
+        ("pseudo.arrow", "pseudo", split, "train", ()),
+        ("pseudo_val.arrow", "pseudo", split, "val", ("--limit", "100")),
+        ("wide.arrow", "pseudo", unlabelled, "train", ()),
     ]
     if with_xtb:
-        wanted.append(("xtb.arrow", "gfn2-xtb", "train", "3", ()))
-    for name, method, of, n, more in wanted:
+        wanted.append(("xtb.arrow", "gfn2-xtb", split, "train", ()))
+    for name, method, sets, of, more in wanted:
         if not (folder / name).exists():
             tether(
-                *(*common, "--with", method, "--set", of, "--n-per-structure", n, *more),
+                *("label", str(store), "--split", str(sets), "--set", of, "--with", method),
+                *("--widths", WIDTHS, "--n-per-structure", "3", *more),
                 *("--out", str(folder / name)),
             )
+
+
+def write_unlabelled(store: Path, split: Path, out: Path) -> None:
+    """8,000 molecules of the published training set whose gaps the recipes do not see.
+
+    Force-field data need no property labels, so their geometries may cover more of chemical space
+    than the labelled molecules do. None is in the validation set or a test set.
+    """
+    opened, used = Store.open(store), Split.from_json(split)
+    rows = np.flatnonzero(np.array(opened.sources) == SETS["train"])
+    rest = np.setdiff1d(rows, used.indices["train"])
+    chosen = np.random.default_rng(0).choice(rest, N_UNLABELLED, replace=False)
+    Split(
+        "unlabelled molecules of the published training set",
+        "random",
+        {"size": N_UNLABELLED, "seed": 0},
+        {"train": chosen},
+        store=used.store,
+    ).to_json(out)
 
 
 def main() -> None:

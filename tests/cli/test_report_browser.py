@@ -53,7 +53,7 @@ def _dump(page: Path, profile: Path, *flags: str) -> tuple[str, list[str]]:
     """The DOM after the scripts ran, and the console's errors."""
     command = [str(CHROMIUM), *FLAGS, *flags, f"--user-data-dir={profile}", "--dump-dom"]
     done = subprocess.run(
-        [*command, page.as_uri()], capture_output=True, text=True, timeout=120, check=True
+        [*command, page.as_uri()], capture_output=True, text=True, timeout=300, check=True
     )
     console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     return done.stdout, console

@@ -65,7 +65,10 @@ def summarise(folder: Path, *, config: Config) -> dict[str, Any]:
     store = Store.open(config.store)
     split = Split.from_json(config.split, fingerprint=store.fingerprint)
     units = {name: store.targets[name].unit for name in config.targets}
-    first = next(iter(complete.values()), None)
+    # A random initialisation says nothing about the backbone that the comparison is about.
+    random = {point.name for point in config.points() if point.initialisation == "random"}
+    ordered = sorted(complete, key=lambda key: key[0] in random)
+    first = complete[ordered[0]] if ordered else None
     provenance = read_json(first.provenance) if first else {}
     return {
         "format": 1,

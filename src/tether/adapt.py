@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import torch
 
 from tether.assemble import build_model
+from tether.atomic import atomic_path
 from tether.balance.sampled import Sampled
 from tether.balance.weighted_sum import WeightedSum
 from tether.data.loader import GraphStream
@@ -19,7 +20,7 @@ from tether.evaluation import forcefield_errors, prediction_rows, property_error
 from tether.inputs import AdaptInputs, BackboneChoice, HeadChoice, OpenedInputs
 from tether.level import align_energies
 from tether.run import Run, environment
-from tether.serialization import atomic_path, load_tensors, read_json, write_json
+from tether.serialization import load_tensors, read_json, write_json
 from tether.tasks.forcefield import ForceFieldTask, force_scale
 from tether.tasks.property import PropertyTask
 from tether.training.engine import Balance, Validation, train

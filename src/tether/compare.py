@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tether.adapt import adapt, check_run
+from tether.atomic import atomic_path
 from tether.errors import TetherError
 from tether.report.build import build_report
 from tether.run import Run
-from tether.serialization import atomic_path, write_json
+from tether.serialization import write_json
 from tether.summary import summarise
 from tether.training.log import read_log
 

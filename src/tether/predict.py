@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tether.assemble import model_of_targets
+from tether.atomic import atomic_path
 from tether.config import load_config
 from tether.data.read import read_structures
 from tether.data.store import Store
 from tether.errors import TetherError
 from tether.run import Run
-from tether.serialization import atomic_path, load_tensors, read_json
+from tether.serialization import load_tensors, read_json
 from tether.structures import to_ase
 from tether.targets import Target
 

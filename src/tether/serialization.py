@@ -3,71 +3,28 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from tether.atomic import atomic_path
 from tether.errors import TetherError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     from torch import Tensor
 
 __all__ = [
-    "atomic_path",
     "load_metadata",
     "load_tensors",
     "read_json",
     "save_tensors",
     "write_json",
 ]
-
-
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends without error.
-
-    Parameters
-    ----------
-    path : Path
-        Final place.
-
-    Yields
-    ------
-    Path
-        Where to write.
-
-    Raises
-    ------
-    TetherError
-        When the folder cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    except OSError as error:
-        raise TetherError(
-            f"cannot write {path} ({error.strerror})",
-            expected="a folder that can be written",
-            fix="choose another place",
-        ) from None
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        # mkstemp makes files private; a result is as readable as any other file of the user.
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

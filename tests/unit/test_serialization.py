@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tether.atomic import atomic_path
 from tether.errors import TetherError
 from tether.serialization import (
-    atomic_path,
     load_metadata,
     load_tensors,
     read_json,

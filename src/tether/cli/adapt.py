@@ -33,7 +33,8 @@ def adapt_command(
     job = Job(loaded.points()[0], seed, loaded.settings(), out)
     console = Console(stderr=as_json)
     from tether.adapt import adapt, check_run
-    from tether.serialization import atomic_path, read_json
+    from tether.atomic import atomic_path
+    from tether.serialization import read_json
 
     if dry_run:
         check_run(

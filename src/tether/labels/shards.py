@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from tether.atomic import atomic_path
 from tether.errors import TetherError
 from tether.labels.failure import Failure
-from tether.serialization import atomic_path, read_json, write_json
+from tether.serialization import read_json, write_json
 from tether.structures import AtomBatch
 
 if TYPE_CHECKING:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +9,7 @@ import jinja2
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from tether.errors import TetherError
+from tether.atomic import atomic_path
 from tether.report.panels import bar_panels, curve_panels, parity_panels
 from tether.report.provenance import (
     key_value_table,
@@ -56,7 +54,8 @@ def build_report(folder: Path) -> Path:
     folder = Path(folder)
     page = render_report(read_comparison(folder))
     path = folder / "report.html"
-    _write_atomically(path, page)
+    with atomic_path(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
     return path
 
 
@@ -223,26 +222,3 @@ def _methods(comparison: Comparison) -> list[str]:
         names = ", ".join(dict.fromkeys(unfinished))
         sentences.append(f"Not finished, and not in the tables: {names}.")
     return sentences
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".report-", suffix=".html")
-    except OSError as error:
-        raise TetherError(
-            f"{str(path.parent)!r} cannot be written to ({error.strerror})",
-            expected="a writable folder",
-            fix="change its permissions, or copy the folder",
-        ) from error
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        # mkstemp makes files that only their owner can read; a report is for everybody.
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

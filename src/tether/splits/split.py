@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import tempfile
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tether.atomic import atomic_path
 from tether.errors import TetherError
 
 if TYPE_CHECKING:
@@ -164,7 +163,9 @@ class Split:
             "indices": {name: rows.tolist() for name, rows in self.indices.items()},
             "report": self.report,
         }
-        _write_atomically(target, json.dumps(content, default=_plain, allow_nan=False))
+        with atomic_path(target) as temporary:
+            text = json.dumps(content, default=_plain, allow_nan=False)
+            temporary.write_text(text, encoding="utf-8")
 
     @classmethod
     def from_json(cls, path: str | Path, *, fingerprint: str | None = None) -> Split:
@@ -321,24 +322,6 @@ def _read_object(source: Path) -> dict[str, Any]:
             fix="map set names to rows",
         )
     return content
-
-
-def _write_atomically(target: Path, text: str) -> None:
-    # In the same folder, since os.replace is atomic only within one file system.
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        # mkstemp makes private files; a split is meant to be read by others.
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
-        Path(temporary).replace(target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _plain(value: object) -> object:

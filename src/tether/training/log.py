@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from tether.serialization import atomic_path
+from tether.atomic import atomic_path
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -20,6 +20,7 @@ from tether.training.log import read_log
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Future
     from pathlib import Path
 
     from tether.config import Config
@@ -187,16 +188,19 @@ def _run_all(jobs: list[Job], config: Config, report: Callable[[Job, int, str], 
     threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // n_workers))
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(n_workers, mp_context=context) as pool:
-        futures = {pool.submit(_run_one, config, job, threads): job for job in waiting}
+        queue = list(waiting)
+        futures: dict[Future[None], Job] = {}
         try:
-            while futures:
+            while queue or futures:
+                # One job a worker: a pool calls a job that waits in its own queue running.
+                while queue and len(futures) < n_workers:
+                    futures[pool.submit(_run_one, config, queue[0], threads)] = queue.pop(0)
                 for future in [f for f in futures if f.done()]:
                     job = futures.pop(future)
                     future.result()
                     report(job, job.settings.property_steps, "done")
-                for future, job in futures.items():
-                    if future.running():
-                        report(job, _steps_so_far(job), "running")
+                for job in futures.values():
+                    report(job, _steps_so_far(job), "running")
                 time.sleep(POLL)
         except BaseException:
             # Do not wait for runs that are still going: they resume from their checkpoints.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import numpy as np
 import typer
 
+from tether.cli.options import DryRunOption, JsonOption
 from tether.errors import TetherError
 
 if TYPE_CHECKING:
@@ -61,8 +62,8 @@ def split_command(
     file: Annotated[Path | None, typer.Option(help="File with all sets (file).")] = None,
     by_id: Annotated[bool, typer.Option("--by-id", help="Integers in files are ids.")] = False,
     name: Annotated[str | None, typer.Option(help="Name of the split.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing.")] = False,
+    as_json: JsonOption = False,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Divide a store into train, val, test/id and test/ood, and say what the division is like."""
     from tether.data.store import Store

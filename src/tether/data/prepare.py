@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tether.atomic import atomic_path
 from tether.data.audit import Audit, Auditor
 from tether.data.choose import agreed_target, choose_targets
 from tether.data.read import read_structures
-from tether.data.store_write import atomic_file, write_store
+from tether.data.store_write import write_store
 from tether.errors import TetherError
 from tether.targets import Target
 
@@ -149,8 +150,8 @@ def prepare(
     )  # fmt: skip
     if audit_file is not None:
         text = json.dumps(report.to_dict(), indent=1, ensure_ascii=False)
-        with atomic_file(audit_file) as file:
-            file.write(text.encode())
+        with atomic_path(audit_file) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     return report
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from tempfile import NamedTemporaryFile
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import torch
 
+from tether.atomic import atomic_path
 from tether.data.chunks import Chunk
 from tether.data.store_columns import ContentHash, columns_of, schema_of
 from tether.errors import TetherError
@@ -23,56 +21,11 @@ if TYPE_CHECKING:
     from tether.structures import AtomBatch
     from tether.targets import Target
 
-__all__ = ["ROWS_PER_BATCH", "atomic_file", "write_store"]
+__all__ = ["ROWS_PER_BATCH", "write_store"]
 
 ROWS_PER_BATCH = 65_536
 # A record batch of large structures ends early, so that memory stays bounded.
 _ATOMS_PER_BATCH = 2**22
-
-
-@contextmanager
-def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file that appears under its name only when it is complete.
-
-    Parameters
-    ----------
-    path : Path
-        Final name; its folder is made where needed.
-
-    Yields
-    ------
-    binary file
-        A temporary file in the same folder; removed when the body raises.
-
-    Raises
-    ------
-    TetherError
-        When the folder cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = NamedTemporaryFile(  # noqa: SIM115
-            dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False
-        )
-    except OSError as error:
-        raise TetherError(
-            f"{path} cannot be written: {error.strerror}",
-            expected="a folder that you may write to",
-            fix="choose another place",
-        ) from error
-    try:
-        with file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        # Temporary files are private to their owner; the result gets the usual permissions.
-        mask = os.umask(0)
-        os.umask(mask)
-        Path(file.name).chmod(0o666 & ~mask)
-        Path(file.name).replace(path)
-    except BaseException:
-        Path(file.name).unlink(missing_ok=True)
-        raise
 
 
 def write_store(
@@ -110,7 +63,11 @@ def write_store(
     by_name = {target.name: target for target in targets}
     schema, content, n_systems = schema_of(by_name, metadata or {}), ContentHash(by_name), 0
     conformed = (_conform(chunk, by_name) for chunk in chunks)
-    with atomic_file(Path(path)) as file, pa.ipc.new_file(file, schema) as writer:
+    with (
+        atomic_path(Path(path)) as part,
+        pa.OSFile(str(part), "wb") as file,
+        pa.ipc.new_file(file, schema) as writer,
+    ):
         for chunk in _regroup(conformed):
             columns = columns_of(chunk.batch, chunk.sources, schema)
             content.update(columns)

@@ -17,7 +17,9 @@ __all__ = ["as_classes", "as_features", "as_groups", "check_same_width", "check_
 SAME_POINT = 1e-6
 
 
-def as_features(features: ArrayLike, name: str = "features", *, least: int = 2) -> NDArray[np.float64]:
+def as_features(
+    features: ArrayLike, name: str = "features", *, least: int = 2
+) -> NDArray[np.float64]:
     """Features as doubles, or an error.
 
     Parameters

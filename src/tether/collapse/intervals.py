@@ -1,9 +1,9 @@
 r"""Intervals and nulls from random halves of the structures.
 
 Drawing points *with* repeats, as a bootstrap does, biases every measure made of distances between
-points: a point's double is its nearest neighbour, and lies at distance 0 in transport. So structures
-are drawn without repeats. A random split gives two disjoint halves A and B, and a measure
-:math:`\theta` taken on each. Half their difference
+points: a point's double is its nearest neighbour, and lies at distance 0 in transport. So
+structures are drawn without repeats. A random split gives two disjoint halves A and B, and a
+measure :math:`\theta` is taken on each. Half their difference
 
 .. math:: \delta = (\theta_A - \theta_B) / 2
 
@@ -85,7 +85,9 @@ def split_halves(
     halves = []
     for _ in range(n_splits):
         rank = generator.permutation(n_groups)[group]
-        halves.append((np.flatnonzero(rank < half), np.flatnonzero((rank >= half) & (rank < 2 * half))))
+        halves.append(
+            (np.flatnonzero(rank < half), np.flatnonzero((rank >= half) & (rank < 2 * half)))
+        )
     return halves
 
 

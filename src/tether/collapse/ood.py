@@ -1,4 +1,4 @@
-"""Can structures outside the training distribution be told by their features? AUROC with interval."""
+"""OOD detection: AUROC of the distance to training structures in feature space."""
 
 from __future__ import annotations
 
@@ -135,7 +135,10 @@ def auroc(inside: ArrayLike, outside: ArrayLike, *, level: float = 0.95) -> Inte
             )
     # Share of the other side that lies below, ties half: from ranks, without an n × m matrix.
     placements = [
-        (np.searchsorted(np.sort(there), here, "left") + np.searchsorted(np.sort(there), here, "right"))
+        (
+            np.searchsorted(np.sort(there), here, "left")
+            + np.searchsorted(np.sort(there), here, "right")
+        )
         / (2 * len(there))
         for here, there in ((b, a), (a, b))
     ]

@@ -1,4 +1,4 @@
-"""Can a linear classifier read the class of an atom from its features?"""
+"""Linear probe: whether the class of an atom can be read from its features."""
 
 from __future__ import annotations
 
@@ -106,9 +106,7 @@ def probe_hits(
     return hits
 
 
-def balanced_accuracy(
-    hits: NDArray[np.bool_], codes: NDArray[np.intp], n_classes: int
-) -> float:
+def balanced_accuracy(hits: NDArray[np.bool_], codes: NDArray[np.intp], n_classes: int) -> float:
     """Mean over classes of the share of hits.
 
     Parameters

@@ -136,7 +136,5 @@ def _scaled(
     check_same_width(x, y)
     sigma = check_spread(x, "before") if scale is None else scale
     if not (np.isfinite(sigma) and sigma > 0):
-        raise TetherError(
-            f"`scale` is {scale}", expected="a positive number", fix="leave it out"
-        )
+        raise TetherError(f"`scale` is {scale}", expected="a positive number", fix="leave it out")
     return x, y, sigma

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from tether.atomic import atomic_path
+from tether.report.collapse import collapse_context
 from tether.report.panels import bar_panels, curve_panels, parity_panels
 from tether.report.provenance import (
     key_value_table,
@@ -23,12 +25,14 @@ from tether.report.tables import forgetting_table, overview_table, runs_table, s
 from tether.report.verdict import remarks, verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import plotly.graph_objects as go
 
 __all__ = ["build_report", "render_report"]
 
+_EXPLORER_SCRIPTS = ("scatter.js", "molecule.js", "explorer.js")
+_MOLECULE_LIBRARY = ("vendor/3Dmol-LICENSE.txt", "vendor/3Dmol-min.js")
 _FORGETTING_KEYS = ("force_mae_before", "force_mae_after")
 
 
@@ -81,19 +85,37 @@ def render_report(comparison: Comparison) -> str:
     environment.globals["figure_json"] = _figure_json
     loader = environment.loader
     assert loader is not None
-    own = {name: loader.get_source(environment, name)[0] for name in ("style.css", "report.js")}
+    names = ("style.css", "report.js", *_EXPLORER_SCRIPTS, *_MOLECULE_LIBRARY)
+    own = {name: loader.get_source(environment, name)[0] for name in names}
+    collapse = collapse_context(comparison)
+    payload = collapse["explorer"].payload
     return environment.get_template("report.html.j2").render(
         **_context(comparison),
-        # These three are ours or plotly's, hold no data and must not be escaped.
+        collapse=collapse,
+        explorer_json="" if payload is None else _in_script(json.dumps(payload)),
+        # These are ours, plotly's or 3Dmol's, hold no data and must not be escaped.
         style=Markup(own["style.css"]),  # noqa: S704
         script=Markup(own["report.js"]),  # noqa: S704
+        molecule_library=Markup(_library([own[name] for name in _MOLECULE_LIBRARY])),  # noqa: S704
+        explorer_script=Markup("".join(own[name] for name in _EXPLORER_SCRIPTS)),  # noqa: S704
         plotly_js=Markup(get_plotlyjs().replace("</script", "<\\/script")),  # noqa: S704
     )
 
 
+def _library(texts: Sequence[str]) -> str:
+    """Put the licence, which asks to be kept with every copy, before the code as a comment."""
+    licence, code = texts
+    comment = licence.replace("*/", "* /")
+    return f"/*! {comment} */\n" + code.replace("</script", "<\\/script")
+
+
 def _figure_json(figure: go.Figure) -> Markup:
-    """Write a figure as JSON in which no name can end the script element around it."""
-    text = str(figure.to_json())
+    """Write a figure as JSON for a script element."""
+    return _in_script(str(figure.to_json()))
+
+
+def _in_script(text: str) -> Markup:
+    """Write JSON so that nothing in it can end the script element around it."""
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return Markup(text)  # noqa: S704

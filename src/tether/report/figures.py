@@ -19,10 +19,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "INK",
+    "NEUTRAL",
     "SUBSET_COLOURS",
+    "base_figure",
     "error_bars",
     "learning_curves",
     "parity_plot",
+    "plain",
     "recipe_style",
     "subset_colour",
 ]
@@ -31,11 +35,11 @@ _BLUE, _VERMILLION, _GREEN = "#0072B2", "#D55E00", "#009E73"
 _ORANGE, _PURPLE, _SKY = "#E69F00", "#CC79A7", "#56B4E9"
 _CYCLE = (_BLUE, _ORANGE, _GREEN, _VERMILLION, _PURPLE, _SKY)
 _DASHES = ("solid", "dash", "dot")
-_NEUTRAL = "#808488"
+NEUTRAL = "#808488"
 SUBSET_COLOURS = {"test/id": _BLUE, "test/ood": _VERMILLION, "val": _GREEN}
 _SYMBOLS = {"test/id": "circle", "test/ood": "diamond", "val": "square"}
 # The page draws lines with this `meta` in its text colour, light or dark.
-_INK = "ink"
+INK = "ink"
 _LINE_DASHES = ("dash", "dot", "dashdot", "longdash")
 
 
@@ -49,13 +53,28 @@ def recipe_style(position: int) -> tuple[str, str]:
     return _CYCLE[position % len(_CYCLE)], _DASHES[position // len(_CYCLE) % len(_DASHES)]
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text that plotly must not take for its own markup (it draws <b>, <a href> …)."""
     return html.escape(text, quote=False)
 
 
-def _figure(*, height: int, x_title: str, y_title: str, legend: bool = True) -> go.Figure:
-    """Make an empty figure in the page's look."""
+def base_figure(*, height: int, x_title: str, y_title: str, legend: bool = True) -> go.Figure:
+    """Make an empty figure in the page's look.
+
+    Parameters
+    ----------
+    height : int
+        Pixels.
+    x_title, y_title : str
+        With the unit.
+    legend : bool
+        Whether there is one.
+
+    Returns
+    -------
+    plotly.graph_objects.Figure
+        Without traces.
+    """
     axis = {"showgrid": True, "zeroline": False, "automargin": True, "ticks": ""}
     return go.Figure(
         layout={
@@ -64,7 +83,7 @@ def _figure(*, height: int, x_title: str, y_title: str, legend: bool = True) -> 
             "paper_bgcolor": "rgba(0,0,0,0)",
             "plot_bgcolor": "rgba(0,0,0,0)",
             "margin": {"l": 8, "r": 12, "t": 8, "b": 8},
-            "font": {"family": "system-ui, sans-serif", "size": 12, "color": _NEUTRAL},
+            "font": {"family": "system-ui, sans-serif", "size": 12, "color": NEUTRAL},
             "showlegend": legend,
             "legend": {
                 "orientation": "h",
@@ -74,8 +93,8 @@ def _figure(*, height: int, x_title: str, y_title: str, legend: bool = True) -> 
                 "yanchor": "bottom",
                 "bgcolor": "rgba(0,0,0,0)",
             },
-            "xaxis": {**axis, "title": {"text": _plain(x_title), "standoff": 8}},
-            "yaxis": {**axis, "title": {"text": _plain(y_title), "standoff": 8}},
+            "xaxis": {**axis, "title": {"text": plain(x_title), "standoff": 8}},
+            "yaxis": {**axis, "title": {"text": plain(y_title), "standoff": 8}},
         }
     )
 
@@ -116,8 +135,8 @@ def error_bars(
         Reference lines beyond 1.6 × the largest error, which are not drawn: they would
         squeeze the bars together.
     """
-    names = [_plain(name) for name in recipes]
-    figure = _figure(height=110 + 34 * len(names), x_title=axis_title, y_title="")
+    names = [plain(name) for name in recipes]
+    figure = base_figure(height=110 + 34 * len(names), x_title=axis_title, y_title="")
     has_interval = np.isfinite(low) & np.isfinite(high)
     figure.add_bar(
         x=value,
@@ -130,7 +149,7 @@ def error_bars(
             "symmetric": False,
             "array": np.where(has_interval, high - value, 0.0),
             "arrayminus": np.where(has_interval, value - low, 0.0),
-            "color": _NEUTRAL,
+            "color": NEUTRAL,
             "thickness": 1.6,
             "width": 5,
             "visible": bool(has_interval.any()),
@@ -177,14 +196,14 @@ def _add_reference_lines(figure: go.Figure, shown: Mapping[str, float]) -> None:
             y=[0, 1],
             yaxis="y2",
             mode="lines",
-            name=f"{_plain(name)} {at:.3g}",
+            name=f"{plain(name)} {at:.3g}",
             line={
-                "color": _NEUTRAL,
+                "color": NEUTRAL,
                 "width": 2,
                 "dash": _LINE_DASHES[position % len(_LINE_DASHES)],
             },
             hoverinfo="name",
-            meta=_INK,
+            meta=INK,
         )
 
 
@@ -217,12 +236,12 @@ def parity_plot(
         The figure.
     """
     suffix = f" ({unit})" if unit else ""
-    figure = _figure(height=360, x_title=f"true{suffix}", y_title=f"predicted{suffix}")
+    figure = base_figure(height=360, x_title=f"true{suffix}", y_title=f"predicted{suffix}")
     if training_range is not None:
         figure.add_vrect(
             x0=training_range[0],
             x1=training_range[1],
-            fillcolor=_NEUTRAL,
+            fillcolor=NEUTRAL,
             opacity=0.14,
             line_width=0,
             layer="below",
@@ -231,7 +250,7 @@ def parity_plot(
         x=list(axis_range),
         y=list(axis_range),
         mode="lines",
-        line={"color": _NEUTRAL, "width": 1.2, "dash": "dash"},
+        line={"color": NEUTRAL, "width": 1.2, "dash": "dash"},
         hoverinfo="skip",
         showlegend=False,
     )
@@ -240,7 +259,7 @@ def parity_plot(
             x=true.astype(np.float32),
             y=pred.astype(np.float32),
             mode="markers",
-            name=_plain(labels[subset]),
+            name=plain(labels[subset]),
             marker={
                 "color": subset_colour(subset),
                 "symbol": _SYMBOLS.get(subset, "cross"),
@@ -295,7 +314,7 @@ def learning_curves(
     plotly.graph_objects.Figure
         The figure.
     """
-    figure = _figure(height=320, x_title="step", y_title=axis_title)
+    figure = base_figure(height=320, x_title="step", y_title=axis_title)
     for recipe, runs in curves.items():
         colour, dash = recipe_style(positions[recipe])
         for idx, (steps, values) in enumerate(runs):
@@ -303,8 +322,8 @@ def learning_curves(
                 x=steps.astype(np.float32),
                 y=values.astype(np.float32),
                 mode="lines+markers" if steps.size < 2 else "lines",
-                name=_plain(recipe),
-                legendgroup=_plain(recipe),
+                name=plain(recipe),
+                legendgroup=plain(recipe),
                 showlegend=idx == 0,
                 line={"color": colour, "dash": dash, "width": 1.6},
                 opacity=0.85,

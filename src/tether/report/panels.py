@@ -30,7 +30,15 @@ if TYPE_CHECKING:
 
     from tether.report.read import Comparison, Predictions, Run
 
-__all__ = ["Panel", "bar_panels", "curve_panels", "parity_panels", "subsample"]
+__all__ = [
+    "Panel",
+    "bar_panels",
+    "curve_panel",
+    "curve_panels",
+    "or_nan",
+    "parity_panels",
+    "subsample",
+]
 
 MAX_POINTS = 2000
 MAX_CURVE_POINTS = 120
@@ -88,7 +96,7 @@ def _bar_panel(summary: Mapping[str, Any], target: str, subset: str, metric: str
     recipes = recipes_of(summary)
     rows = [pooled_row(summary, recipe, **query) or {} for recipe in recipes]
     value, low, high = (
-        np.array([_or_nan(row.get(key)) for row in rows]) for key in ("value", "low", "high")
+        np.array([or_nan(row.get(key)) for row in rows]) for key in ("value", "low", "high")
     )
     title = f"{subset_label(subset)} {metric.upper()}"
     unit = unit_of(summary, target)
@@ -119,7 +127,8 @@ def _bar_panel(summary: Mapping[str, Any], target: str, subset: str, metric: str
     )
 
 
-def _or_nan(value: object) -> float:
+def or_nan(value: object) -> float:
+    """Return the number, or NaN for what is none."""
     number = as_number(value)
     return math.nan if number is None else number
 
@@ -262,15 +271,15 @@ def curve_panels(comparison: Comparison, target: str) -> list[Panel]:
     """
     unit = unit_of(comparison.summary, target)
     return [
-        _curve_panel(comparison, "Training loss", "property loss", _train_loss, log_scale=True),
-        _curve_panel(
+        curve_panel(comparison, "Training loss", "property loss", _train_loss, log_scale=True),
+        curve_panel(
             comparison,
             "Validation RMSE",
             f"RMSE of {target} ({unit})" if unit else f"RMSE of {target}",
             lambda event: (event.get("val_rmse") or {}).get(target),
             log_scale=True,
         ),
-        _curve_panel(
+        curve_panel(
             comparison,
             "Force error",
             "force MAE (eV/Å)",
@@ -284,7 +293,7 @@ def _train_loss(event: Mapping[str, Any]) -> object:
     return (event.get("losses") or {}).get("property")
 
 
-def _curve_panel(
+def curve_panel(
     comparison: Comparison,
     title: str,
     axis_title: str,
@@ -292,6 +301,24 @@ def _curve_panel(
     *,
     log_scale: bool,
 ) -> Panel:
+    """Draw one number of the logs over the steps, a line a run.
+
+    Parameters
+    ----------
+    comparison : Comparison
+        The folder.
+    title, axis_title : str
+        Words, the latter with the unit.
+    value_of : callable
+        Takes the number out of an event; anything that is none is passed over.
+    log_scale : bool
+        Whether the vertical axis is logarithmic.
+
+    Returns
+    -------
+    Panel
+        With a reason in the place of the figure where no log has the number.
+    """
     curves: dict[str, list[_Curve]] = {}
     was_binned = False
     for run in comparison.runs:

@@ -61,6 +61,8 @@ class Cell:
         Whether it is the best of its column.
     muted : bool
         Whether it says that something is not there.
+    tone : {"", "worse"}
+        "worse" where it lies on the wrong side of what chance would give; the words say so too.
     """
 
     text: str
@@ -68,6 +70,7 @@ class Cell:
     details: tuple[str, ...] = ()
     best: bool = False
     muted: bool = False
+    tone: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,259 @@
+"""Read what `tether collapse` wrote beside the runs, into plain values for the report."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tether.report.format import as_number
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from tether.report.read import Comparison, Run
+
+__all__ = [
+    "KINDS",
+    "Collapse",
+    "CollapseRun",
+    "Pooled",
+    "layers_of",
+    "measure_names",
+    "pool",
+    "read_collapse",
+    "recipes_with",
+]
+
+#: Lists of measurements in `measures.json`.
+KINDS = ("atoms", "edges", "function")
+_NEEDED = ("name", "family")
+
+
+@dataclass(frozen=True)
+class CollapseRun:
+    """The `collapse` folder of one run.
+
+    Attributes
+    ----------
+    run : Run
+        The run it belongs to.
+    measures : dict
+        `measures.json`; empty where it is missing.
+    problem : str
+        Why it is not available, "" where it is.
+    """
+
+    run: Run
+    measures: dict[str, Any]
+    problem: str = ""
+
+    def entries(self, kind: str) -> list[dict[str, Any]]:
+        """Return the measurements of a kind: "atoms", "edges" or "function"."""
+        found: list[dict[str, Any]] = self.measures.get(kind, [])
+        return found
+
+    def entry(self, kind: str, name: str, layer: int | None = None) -> dict[str, Any] | None:
+        """Find a measurement of an inner layer, or of the last one (None)."""
+        named = (entry for entry in self.entries(kind) if entry["name"] == name)
+        return next((entry for entry in named if entry.get("layer") == layer), None)
+
+
+@dataclass(frozen=True)
+class Collapse:
+    """Everything of the collapse measures but the points of the explorer.
+
+    Attributes
+    ----------
+    runs : list of CollapseRun
+        In the order of the comparison's runs, those without measures included.
+    predicts : list of dict
+        "Does it predict?" of `collapse.json`.
+    subset : str
+        Index set that the points were sampled from, "" if unknown.
+    target : str
+        Whose error the measures are to predict, "" if unknown.
+    missing : str
+        Why there is nothing to show, "" where at least one run has measures.
+    predicts_missing : str
+        Why there is no prediction, "" where there is one.
+    """
+
+    runs: list[CollapseRun]
+    predicts: list[dict[str, Any]] = field(default_factory=list)
+    subset: str = ""
+    target: str = ""
+    missing: str = ""
+    predicts_missing: str = ""
+
+    @property
+    def known(self) -> list[CollapseRun]:
+        """Runs that have measures."""
+        return [run for run in self.runs if not run.problem]
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """One measure of one recipe over its seeds.
+
+    Attributes
+    ----------
+    value : float or None
+        Mean over the seeds that have it.
+    low, high : float or None
+        Widest reach of the seeds' intervals.
+    seeds : tuple of float
+        Value of each seed.
+    missing : str
+        Reason where `value` is None.
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    seeds: tuple[float, ...]
+    missing: str
+
+
+def read_collapse(comparison: Comparison) -> Collapse:
+    """Read the measures of every run, and what they predict.
+
+    Parameters
+    ----------
+    comparison : Comparison
+        What `read_comparison` returns.
+
+    Returns
+    -------
+    Collapse
+        A file that is missing or damaged becomes a reason, never an error.
+    """
+    runs = [_read_run(run) for run in comparison.runs]
+    known = [run for run in runs if not run.problem]
+    command = f"run `tether collapse {comparison.folder.resolve().name}`"
+    missing = ""
+    if not known:
+        damaged = [f"{run.run.folder.name}: {run.problem}" for run in runs if run.measures]
+        missing = "; ".join(damaged) or command
+    pooled = {} if comparison.is_single_run else _read_object(comparison.folder / "collapse.json")
+    predicts = [
+        dict(entry)
+        for entry in _dicts(pooled.get("predicts"))
+        if isinstance(entry.get("measure"), str)
+    ]
+    why = "one run cannot show it" if comparison.is_single_run else command
+    return Collapse(
+        runs=runs,
+        predicts=predicts,
+        subset=_text(known[0].measures.get("subset")) if known else "",
+        target=_text(pooled.get("target")),
+        missing=missing,
+        predicts_missing="" if predicts else why,
+    )
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _dicts(value: object) -> list[dict[str, Any]]:
+    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _read_run(run: Run) -> CollapseRun:
+    path = run.folder / "collapse" / "measures.json"
+    if not path.is_file():
+        return CollapseRun(run, {}, "no collapse/measures.json")
+    measures = _read_object(path)
+    if not measures:
+        return CollapseRun(run, {"damaged": True}, "collapse/measures.json cannot be read")
+    if measures.get("format") != 1:
+        found = measures.get("format")
+        return CollapseRun(run, measures, f"`format` of collapse/measures.json is {found!r}, not 1")
+    for kind in KINDS:
+        measures[kind] = [
+            entry
+            for entry in _dicts(measures.get(kind))
+            if all(isinstance(entry.get(key), str) for key in _NEEDED)
+            and isinstance(entry.get("layer"), int | None)
+        ]
+    measures["classes"] = [
+        entry for entry in _dicts(measures.get("classes")) if isinstance(entry.get("class"), str)
+    ]
+    return CollapseRun(run, measures)
+
+
+def recipes_with(runs: Sequence[CollapseRun]) -> list[str]:
+    """Recipes of the runs, in their order."""
+    return list(dict.fromkeys(run.run.recipe for run in runs))
+
+
+def measure_names(runs: Sequence[CollapseRun], kind: str) -> list[str]:
+    """Names of the measures of a kind, in the order of the files; the last layer's first."""
+    every = [entry for run in runs for entry in run.entries(kind)]
+    every.sort(key=lambda entry: entry.get("layer") is not None)
+    return list(dict.fromkeys(entry["name"] for entry in every))
+
+
+def layers_of(runs: Sequence[CollapseRun], kind: str, name: str) -> list[tuple[int, int | None]]:
+    """Find the layers that a measure was taken of.
+
+    Parameters
+    ----------
+    runs : sequence of CollapseRun
+        Those that have measures.
+    kind, name : str
+        Which measure.
+
+    Returns
+    -------
+    list of (int, int or None)
+        Position of each layer, counted from 0, and its key in the entries: None for the last.
+    """
+    every = [entry for run in runs for entry in run.entries(kind)]
+    inner = {entry["layer"] for entry in every if entry.get("layer") is not None}
+    own = {entry.get("layer") for entry in every if entry["name"] == name}
+    numbered = [(layer, layer) for layer in sorted(inner) if layer in own]
+    return [*numbered, (max(inner, default=-1) + 1, None)] if None in own else numbered
+
+
+def pool(entries: Sequence[Mapping[str, Any] | None]) -> Pooled:
+    """Pool one measure over the seeds of a recipe.
+
+    Parameters
+    ----------
+    entries : sequence of mapping or None
+        Its measurement in each run; None where a run has none.
+
+    Returns
+    -------
+    Pooled
+        The mean, and the widest reach of the intervals: an interval of one run says nothing of
+        the scatter between runs, so the widest is the honest one to show beside a mean.
+    """
+    found = [entry for entry in entries if entry is not None]
+    values = [as_number(entry.get("value")) for entry in found]
+    seeds = tuple(value for value in values if value is not None)
+    if not seeds:
+        reasons = [_text(entry.get("missing")) for entry in found]
+        return Pooled(None, None, None, (), next(filter(None, reasons), "not measured"))
+    lows, highs = ([as_number(entry.get(key)) for entry in found] for key in ("low", "high"))
+    known = [
+        (low, high)
+        for low, high in zip(lows, highs, strict=True)
+        if low is not None and high is not None
+    ]
+    low = min((pair[0] for pair in known), default=None)
+    high = max((pair[1] for pair in known), default=None)
+    return Pooled(float(np.mean(seeds)), low, high, seeds, "")

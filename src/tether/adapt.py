@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from tether.tasks.task import Task
     from tether.training.checkpoint import Progress
     from tether.training.settings import TrainingSettings
+    from tether.watch import CollapseWatch
 
 __all__ = [
     "AdaptInputs",
@@ -59,6 +60,7 @@ def adapt(
     seed: int = 0,
     backbone: BackboneChoice | None = None,
     head: HeadChoice | None = None,
+    watch_collapse: bool = False,
     report: Callable[[Progress], None] = lambda _: None,
 ) -> Run:
     """Adapt a backbone to properties; run again after a kill, it continues to the same bits.
@@ -79,6 +81,8 @@ def adapt(
         Default SO3LR.
     head : HeadChoice, optional
         Default by the target.
+    watch_collapse : bool
+        Log measures of representation collapse at each validation; changes no result.
     report : callable
         Called after each step.
 
@@ -97,6 +101,12 @@ def adapt(
     )
     ready = _prepare(request)
     model, run = ready.model, Run(out)
+    watch = None
+    if watch_collapse and not run.is_complete:
+        from tether.watch import start_watch
+
+        rows = ready.data.split.indices["val"]
+        watch = start_watch(ready.data.store, rows, backbone=request.backbone, seed=seed)
     run.claim(request.identity(ready.data))
     if run.is_complete:
         return run
@@ -119,7 +129,7 @@ def adapt(
         balance=_balance(recipe, seed),
         settings=request.effective_settings,
         averaging=recipe.averaging == "ema",
-        validate=lambda m: _validate(m, ready.judged["val"], ready.held_out, settings),
+        validate=lambda m: _validate(m, ready, settings, watch),
         run=run,
         report=report,
     )
@@ -311,8 +321,9 @@ def _errors_before(
 
 
 def _validate(
-    model: AdaptedModel, graph: Graph, held_out: Graph | None, settings: TrainingSettings
+    model: AdaptedModel, ready: _Ready, settings: TrainingSettings, watch: CollapseWatch | None
 ) -> Validation:
+    graph, held_out = ready.judged["val"], ready.held_out
     found = property_errors(model.predict(graph), true_labels(model, graph))
     spread = {name: float(head.std.mean()) for name, head in model.heads.items()}
     standardised = [found[name][settings.select_by] / spread[name] for name in found]
@@ -324,6 +335,8 @@ def _validate(
     if held_out is not None:
         watched = held_out.select(torch.arange(min(N_WATCHED, held_out.n_systems)))
         details["forcefield"] = forcefield_errors(model, watched)
+    if watch is not None:
+        details["collapse"] = watch.measure(model.backbone)
     return Validation(sum(standardised) / len(standardised), details)
 
 

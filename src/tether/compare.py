@@ -222,6 +222,7 @@ def _run_one(config: Config, job: Job, threads: int) -> None:
         seed=job.seed,
         backbone=config.backbone_choice(),
         head=config.head_choice(),
+        watch_collapse=config.watch_collapse,
     )
     if not run.is_complete:
         raise TetherError(

@@ -62,6 +62,8 @@ class Config(_Closed):
         force-field structure costs `forcefield_cost` property structures.
     workers
         Runs at a time; default one a core.
+    watch_collapse
+        Log measures of representation collapse at each validation; changes no result.
     """
 
     store: Path
@@ -79,6 +81,7 @@ class Config(_Closed):
     budget: Literal["steps", "compute"] = "steps"
     forcefield_cost: float = Field(default=2.5, gt=0)
     workers: int | None = Field(default=None, ge=1)
+    watch_collapse: bool = False
 
     def inputs(self) -> AdaptInputs:
         """What a run reads."""

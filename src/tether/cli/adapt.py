@@ -21,6 +21,9 @@ def adapt_command(
     recipe: Annotated[str, typer.Option("--recipe", "-r", help="A name in `tether list`.")] = "mft",
     seed: Annotated[int, typer.Option(help="Of head, data order and random weights.")] = 0,
     out: Annotated[Path, typer.Option("--out", "-o", help="Run folder.")] = Path("run"),
+    watch_collapse: Annotated[
+        bool, typer.Option("--watch-collapse", help="Log collapse measures at each validation.")
+    ] = False,
     as_json: JsonOption = False,
     dry_run: DryRunOption = False,
 ) -> None:
@@ -29,7 +32,8 @@ def adapt_command(
     from tether.compare import Job
     from tether.config import load_config
 
-    loaded = load_config(config, overrides or []).single(recipe, seed)
+    changes = [*(overrides or []), *(["watch_collapse=true"] if watch_collapse else [])]
+    loaded = load_config(config, changes).single(recipe, seed)
     job = Job(loaded.points()[0], seed, loaded.settings(), out)
     console = Console(stderr=as_json)
     from tether.adapt import adapt, check_run
@@ -59,6 +63,7 @@ def adapt_command(
             seed=seed,
             backbone=loaded.backbone_choice(),
             head=loaded.head_choice(),
+            watch_collapse=loaded.watch_collapse,
             report=lambda progress: report(job, progress.task_steps["property"], "running"),
         )
         report(job, job.settings.property_steps, "done")

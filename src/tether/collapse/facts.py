@@ -197,7 +197,7 @@ FACTS: Mapping[str, Fact] = MappingProxyType(
                 "structure",
                 "lower",
                 invariant=True,
-                source="balanced form of k-nearest-neighbour purity; see tether.collapse.separation",
+                source="balanced k-nearest-neighbour purity, see tether.collapse.separation",
                 bounds=(0.0, 1.0),
             ),
             Fact(

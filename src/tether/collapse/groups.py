@@ -76,7 +76,8 @@ def functional_groups(molecules: Sequence[Any]) -> list[NDArray[np.str_]]:
     ['alkane', 'alcohol', 'alkane', 'alkane', 'alkane', 'alcohol']
     """
     try:
-        from rdkit import Chem, RDLogger
+        from rdkit import Chem
+        from rdkit.rdBase import BlockLogs
     except ImportError:
         raise TetherError(
             "functional groups need the package RDKit",
@@ -87,11 +88,8 @@ def functional_groups(molecules: Sequence[Any]) -> list[NDArray[np.str_]]:
     found = []
     for molecule in molecules:
         if isinstance(molecule, str):
-            RDLogger.DisableLog("rdApp.error")
-            try:
+            with BlockLogs():
                 parsed = Chem.MolFromSmiles(molecule)
-            finally:
-                RDLogger.EnableLog("rdApp.error")
             if parsed is None:
                 raise TetherError(
                     f"RDKit cannot read the SMILES {molecule!r}",

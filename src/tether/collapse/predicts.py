@@ -122,7 +122,9 @@ def _correlate(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.flo
     x, y = (a - a.mean(axis=1, keepdims=True) for a in (x, y))
     norm = np.sqrt(np.sum(x * x, axis=1) * np.sum(y * y, axis=1))
     products = np.sum(x * y, axis=1)
-    return np.divide(products, norm, out=np.full(products.shape, np.nan), where=norm > 0)
+    found = np.full(products.shape, np.nan)
+    np.divide(products, norm, out=found, where=norm > 0)
+    return found
 
 
 def _check(x: NDArray[np.float64], y: NDArray[np.float64]) -> None:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tether.collapse.checks import as_classes, as_groups
-from tether.collapse.distances import pair_distances
+from tether.collapse.checks import as_classes
 from tether.collapse.embed import davies_bouldin_tsne
 from tether.collapse.facts import FACTS, Found
-from tether.collapse.intervals import half_differences, half_width, some_groups, split_halves
+from tether.collapse.intervals import half_width, split_halves
+from tether.collapse.points import N_SPLITS, Points, interval_width, pair_points, some_points
 from tether.collapse.probe import balanced_accuracy, probe_hits
 from tether.collapse.rank import effective_rank, intrinsic_dimension
 from tether.collapse.separation import davies_bouldin, knn_purity, silhouette
@@ -28,34 +27,16 @@ if TYPE_CHECKING:
 
     from tether.collapse.measurement import Measurement
 
-    Halves = list[tuple[NDArray[np.intp], NDArray[np.intp]]]
-
 __all__ = ["cheap_measures", "tsne_measures"]
 
 #: Points a side of the exact transport; of measures that look at all pairs; of the t-SNE.
 MAX_TRANSPORT, MAX_PAIRS, MAX_TSNE = 1000, 4000, 4000
 #: Points of a class, below which it is left out of the measures that know classes.
 MIN_CLASS = 10
-N_SPLITS, N_TRANSPORT_SPLITS = 20, 10
+#: An exact transport takes 0.2 s.
+N_TRANSPORT_SPLITS = 10
 
-
-@dataclass(frozen=True)
-class _Points:
-    """Features with what is known of their points; distances are computed when asked for."""
-
-    features: NDArray[np.float64]
-    classes: NDArray[np.str_]
-    groups: NDArray[np.intp]
-
-    @cached_property
-    def distances(self) -> NDArray[np.float64]:
-        return pair_distances(self.features)
-
-    def take(self, idx: NDArray[np.intp]) -> _Points:
-        return _Points(self.features[idx], self.classes[idx], self.groups[idx])
-
-
-_STRUCTURE: Mapping[str, Callable[[_Points], float]] = {
+_STRUCTURE: Mapping[str, Callable[[Points], float]] = {
     "effective_rank": lambda p: effective_rank(p.features),
     "davies_bouldin": lambda p: davies_bouldin(p.features, p.classes),
     "silhouette": lambda p: silhouette(p.features, p.classes, distances=p.distances),
@@ -81,11 +62,11 @@ def cheap_measures(
 
     Measures of all pairs look at most at `MAX_PAIRS` points, of randomly drawn whole structures.
     Transport compares the *same* points before and after, on halves of at most `MAX_TRANSPORT`
-    (exact) points; its null compares two disjoint halves of the pretrained features, as large: below
-    it, features moved less than they differ between one sample and another. The null of CKA are
-    random halves of the pretrained columns, and unrelated features have 0. For the nulls of the
-    other measures and all intervals see `tether.collapse.intervals`; the probe's interval is of its
-    test points, not of its training.
+    (exact) points; its null compares two disjoint halves of the pretrained features, as large:
+    below it, features moved less than they differ between one sample and another. The null of CKA
+    is the range of random halves of the pretrained columns; unrelated features have 0. For the
+    nulls of the other measures and all intervals see `tether.collapse.intervals`; the probe's
+    interval is of its test points, not of its training.
 
     Parameters
     ----------
@@ -110,17 +91,17 @@ def cheap_measures(
     TetherError
         When the arrays do not belong together.
     """
-    one, two = _pair(before, after, labels, groups)
-    known = _known_classes(one.classes)
+    one, two = pair_points(before, after, labels, groups)
+    known = one.of_known_classes(MIN_CLASS)
     found = {
         **_transport(one, two, seed),
         "cka": _similarity(one, two, seed),
         **_structure(("effective_rank",), one, two, seed),
-        **_structure(("intrinsic_dimension",), *_some(one, two, MAX_PAIRS, seed), seed),
+        **_structure(("intrinsic_dimension",), *some_points(one, two, MAX_PAIRS, seed=seed), seed),
     }
     one, two = one.take(known), two.take(known)
     found |= _structure(("davies_bouldin",), one, two, seed)
-    one, two = _some(one, two, MAX_PAIRS, seed)
+    one, two = some_points(one, two, MAX_PAIRS, seed=seed)
     found |= _structure(("silhouette", "knn_purity"), one, two, seed)
     found["linear_probe"] = _probe(one, two, seed)
     return [
@@ -168,9 +149,9 @@ def tsne_measures(
     """
     if not seeds:
         raise TetherError("no seed", expected="at least one", fix="seeds=(0, 1, 2)")
-    one, two = _pair(before, after, labels, groups)
-    known = _known_classes(one.classes)
-    one, two = _some(one.take(known), two.take(known), MAX_TSNE, seeds[0])
+    one, two = pair_points(before, after, labels, groups)
+    known = one.of_known_classes(MIN_CLASS)
+    one, two = some_points(one.take(known), two.take(known), MAX_TSNE, seed=seeds[0])
     index = FACTS["davies_bouldin_tsne"]
     ratio = FACTS["davies_bouldin_tsne_ratio"]
     try:
@@ -212,19 +193,19 @@ def tsne_measures(
 
 
 def _structure(
-    names: tuple[str, ...], before: _Points, after: _Points, seed: int
+    names: tuple[str, ...], before: Points, after: Points, seed: int
 ) -> dict[str, Found]:
     """Measures of one feature set, taken on both."""
-    halves = _halves(before.groups, N_SPLITS, seed)
-    n_groups = len(np.unique(before.groups))
     values, reasons = _values(names, after)
     base, _ = _values(names, before)
 
-    def widths(points: _Points) -> NDArray[np.float64]:
-        if not halves:
-            return np.full(len(names), np.nan)
-        differences = half_differences(lambda idx: _values(names, points.take(idx))[0], halves)
-        return half_width(differences, n_groups)
+    def widths(points: Points) -> NDArray[np.float64]:
+        return interval_width(
+            lambda idx: _values(names, points.take(idx))[0],
+            points,
+            n_values=len(names),
+            seed=seed,
+        )
 
     own, null = widths(after), math.sqrt(2) * widths(before)
     return {
@@ -233,14 +214,14 @@ def _structure(
             half_width=float(own[i]),
             before=float(base[i]),
             null=(float(base[i] - null[i]), float(base[i] + null[i])),
-            n=len(after.features),
+            n=len(after),
             missing=reasons[i],
         )
         for i, name in enumerate(names)
     }
 
 
-def _values(names: tuple[str, ...], points: _Points) -> tuple[NDArray[np.float64], list[str]]:
+def _values(names: tuple[str, ...], points: Points) -> tuple[NDArray[np.float64], list[str]]:
     """Values with NaN where there is none, and the reasons."""
     values, reasons = np.full(len(names), np.nan), [""] * len(names)
     for i, name in enumerate(names):
@@ -251,57 +232,49 @@ def _values(names: tuple[str, ...], points: _Points) -> tuple[NDArray[np.float64
     return values, reasons
 
 
-def _probe(before: _Points, after: _Points, seed: int) -> Found:
-    halves = _halves(before.groups, N_SPLITS, seed)
+def _probe(before: Points, after: Points, seed: int) -> Found:
     results = []
     try:
-        names, codes = as_classes(after.classes, len(after.classes))
-
-        def accuracy(hits: NDArray[np.bool_], idx: NDArray[np.intp]) -> float:
-            return balanced_accuracy(hits[idx], codes[idx], len(names))
-
+        names, codes = as_classes(after.classes, len(after))
         for points in (after, before):
             hits = probe_hits(points.features, points.classes, groups=points.groups, seed=seed)
-            value = accuracy(hits, np.arange(len(hits)))
-            differences = half_differences(lambda idx, hits=hits: accuracy(hits, idx), halves)  # type: ignore[misc]
-            width = half_width(differences, len(np.unique(points.groups)))
-            results.append((value, float(width[0])))
+
+            def accuracy(idx: NDArray[np.intp], hits: NDArray[np.bool_] = hits) -> float:
+                return _or_nan(lambda: balanced_accuracy(hits[idx], codes[idx], len(names)))
+
+            width = interval_width(accuracy, points, n_values=1, seed=seed)
+            results.append((accuracy(np.arange(len(hits))), float(width[0])))
     except TetherError as error:
-        return Found(math.nan, missing=error.problem, n=len(after.features))
-    (value, width), (base, spread) = results
-    null = (base - math.sqrt(2) * spread, base + math.sqrt(2) * spread)
-    return Found(value, half_width=width, before=base, null=null, n=len(after.features))
+        return Found(math.nan, missing=error.problem, n=len(after))
+    (value, width_after), (base, width_before) = results
+    spread = math.sqrt(2) * width_before
+    null = (base - spread, base + spread)
+    return Found(value, half_width=width_after, before=base, null=null, n=len(after))
 
 
-def _similarity(before: _Points, after: _Points, seed: int) -> Found:
+def _similarity(before: Points, after: Points, seed: int) -> Found:
     """CKA of all points; null: random halves of the pretrained columns."""
-    n = len(before.features)
+    x, y = before.features, after.features
     try:
-        value = debiased_cka(before.features, after.features)
+        value = debiased_cka(x, y)
     except TetherError as error:
-        return Found(math.nan, missing=error.problem, n=n)
-    halves = _halves(before.groups, N_SPLITS, seed)
-    width = math.nan
-    if halves:
-        differences = half_differences(
-            lambda idx: _or_nan(lambda: debiased_cka(before.features[idx], after.features[idx])),
-            halves,
-        )
-        width = float(half_width(differences, len(np.unique(before.groups)))[0])
-    columns = before.features.shape[1]
+        return Found(math.nan, missing=error.problem, n=len(before))
+    width = interval_width(
+        lambda idx: _or_nan(lambda: debiased_cka(x[idx], y[idx])), before, n_values=1, seed=seed
+    )
     generator = np.random.default_rng(seed)
-    draws = []
-    for _ in range(N_SPLITS if columns > 1 else 0):
-        order = generator.permutation(columns)
-        left, right = order[: columns // 2], order[columns // 2 :]
-        pair = before.features[:, left], before.features[:, right]
-        draws.append(_or_nan(lambda pair=pair: debiased_cka(*pair)))  # type: ignore[misc]
-    return Found(value, half_width=width, null=_range(draws), n=n)
+
+    def halves_alike() -> float:
+        left, right = np.array_split(generator.permutation(x.shape[1]), 2)
+        return _or_nan(lambda: debiased_cka(x[:, left], x[:, right]))
+
+    draws = [halves_alike() for _ in range(N_SPLITS)]
+    return Found(value, half_width=float(width[0]), null=_range(draws), n=len(before))
 
 
-def _transport(before: _Points, after: _Points, seed: int) -> dict[str, Found]:
+def _transport(before: Points, after: Points, seed: int) -> dict[str, Found]:
     """Both transports: same points before and after; null: disjoint halves of `before`."""
-    exact = _some(before, after, 2 * MAX_TRANSPORT, seed)
+    exact = some_points(before, after, 2 * MAX_TRANSPORT, seed=seed)
     return {
         "wasserstein1": _moved(wasserstein1, *exact, N_TRANSPORT_SPLITS, seed),
         "sliced_wasserstein1": _moved(
@@ -312,8 +285,8 @@ def _transport(before: _Points, after: _Points, seed: int) -> dict[str, Found]:
 
 def _moved(
     distance: Callable[[NDArray[np.float64], NDArray[np.float64]], float],
-    before: _Points,
-    after: _Points,
+    before: Points,
+    after: Points,
     n_splits: int,
     seed: int,
 ) -> Found:
@@ -330,47 +303,10 @@ def _moved(
         pairs = np.array([[distance(x[idx], y[idx]) for idx in pair] for pair in halves])
         null = [distance(x[a], x[b]) for a, b in halves]
     except TetherError as error:
-        return Found(math.nan, missing=error.problem, n=len(before.features))
+        return Found(math.nan, missing=error.problem, n=len(before))
     differences = (pairs[:, :1] - pairs[:, 1:]) / 2
-    width = half_width(differences, len(np.unique(before.groups)))
+    width = half_width(differences, before.n_groups)
     return Found(float(pairs.mean()), half_width=float(width[0]), null=_range(null), n=n)
-
-
-def _pair(
-    before: ArrayLike, after: ArrayLike, labels: ArrayLike, groups: ArrayLike | None
-) -> tuple[_Points, _Points]:
-    x, y = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
-    classes = np.asarray(labels).astype(np.str_)
-    if x.ndim != 2 or x.shape != y.shape or classes.shape != x.shape[:1]:
-        raise TetherError(
-            f"`before` has shape {x.shape}, `after` {y.shape} and `labels` {classes.shape}",
-            expected="(n, n_features) twice and (n,)",
-            fix="extract the same layer of the same atoms from both models",
-        )
-    group = as_groups(groups, len(x))
-    return _Points(x, classes, group), _Points(y, classes, group)
-
-
-def _known_classes(classes: NDArray[np.str_]) -> NDArray[np.intp]:
-    """Points of classes with enough of them."""
-    _, codes, counts = np.unique(classes, return_inverse=True, return_counts=True)
-    return np.flatnonzero(counts[codes] >= MIN_CLASS)
-
-
-def _some(before: _Points, after: _Points, most: int, seed: int) -> tuple[_Points, _Points]:
-    try:
-        idx = some_groups(before.groups, most, seed=seed)
-    except TetherError:
-        # One structure with more points than all that may be looked at: no structure to keep whole.
-        idx = np.sort(np.random.default_rng(seed).permutation(len(before.groups))[:most])
-    return before.take(idx), after.take(idx)
-
-
-def _halves(groups: NDArray[np.intp], n_splits: int, seed: int) -> Halves:
-    try:
-        return split_halves(groups, n_splits=n_splits, seed=seed)
-    except TetherError:
-        return []  # no interval; the value stands
 
 
 def _range(draws: list[float]) -> tuple[float, float]:

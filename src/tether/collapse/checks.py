@@ -100,7 +100,7 @@ def as_classes(
     names, codes, counts = np.unique(array, return_inverse=True, return_counts=True)
     if len(names) < 2:
         raise TetherError(
-            f"all points are of the class {str(names[0])!r}",
+            f"all {n} points are of the class {str(names[0])!r}" if n else "there are no points",
             expected="at least two classes",
             fix="sample atoms of several classes",
         )

@@ -55,8 +55,8 @@ def linear_probe(
     Alain and Bengio, Understanding intermediate layers using linear classifier probes
     (arXiv 1610.01644).
     """
-    names, codes = as_classes(classes, len(np.asarray(features)))
     hits = probe_hits(features, classes, groups=groups, seed=seed)
+    names, codes = as_classes(classes, len(hits))
     return balanced_accuracy(hits, codes, len(names))
 
 

@@ -28,7 +28,10 @@ _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 #: Verb → what `tether --help` says. Each lives in ``tether/cli/<verb>.py``; the heavy imports
 #: happen inside the commands, so that help and errors come at once.
-VERBS = ("prepare", "split", "label", "adapt", "compare", "predict", "report", "list", "doctor")
+VERBS = (
+    "prepare", "split", "label", "adapt", "compare", "predict", "collapse", "report", "list",
+    "doctor",
+)  # fmt: skip
 
 
 @app.callback(invoke_without_command=True)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["distance_rows", "nearest", "pair_distances"]
+__all__ = ["distance_rows", "nearest", "nearest_two_groups", "pair_distances"]
 
 # Numbers held by one block of rows: 64 MiB of doubles.
 _BLOCK = 8_388_608
@@ -139,3 +139,48 @@ def nearest(
         idx[here] = np.take_along_axis(found, order, axis=1)
         distance[here] = np.take_along_axis(length, order, axis=1)
     return idx, distance
+
+
+def nearest_two_groups(
+    features: NDArray[np.float64],
+    *,
+    groups: NDArray[np.intp],
+    distances: NDArray[np.float64] | None = None,
+) -> NDArray[np.float64]:
+    """Distance of each point to the two nearest other groups.
+
+    Parameters
+    ----------
+    features : ndarray, shape (n, n_features), float64
+        One row a point.
+    groups : ndarray, shape (n,)
+        Group of each point.
+    distances : ndarray, shape (n, n), optional
+        See `distance_rows`.
+
+    Returns
+    -------
+    ndarray, shape (n, 2)
+        Nearest first; the nearest point of each of the two groups counts.
+
+    Raises
+    ------
+    TetherError
+        For fewer than three groups.
+    """
+    n_groups = len(np.unique(groups))
+    if n_groups < 3:
+        raise TetherError(
+            f"the points are of {n_groups} structure(s)",
+            expected="at least 3",
+            fix="look at atoms of more structures",
+        )
+    found = np.empty((len(features), 2))
+    for start, rows in distance_rows(features, distances):
+        here, each = slice(start, start + len(rows)), np.arange(len(rows))
+        masked = np.where(groups[here, None] == groups, np.inf, rows)
+        first = masked.argmin(axis=1)
+        found[here, 0] = masked[each, first]
+        masked[groups[first][:, None] == groups] = np.inf
+        found[here, 1] = masked.min(axis=1)
+    return found

@@ -11,8 +11,9 @@ has mean 0, and the variance that :math:`\theta` of *all* structures has: halves
 variance, their difference four times, and the 2 takes those away. Whatever bias the measure has at
 a given number of points is the same in both halves and drops out. So
 
-* the 95 % interval is :math:`\theta \pm t \, \mathrm{rms}(\delta)`, with Student's t of as many
-  degrees of freedom as there are structures, less one;
+* the 95 % interval is :math:`\theta \pm t \, \mathrm{rms}(\delta)`, with Student's t of
+  :math:`1 / (1 / (G - 1) + 1 / S)` degrees of freedom for G structures and S splits, both of which
+  leave the rms uncertain;
 * the null of a measure of one feature set — the value that *other* structures, as many, would have
   given in the pretrained features — is :math:`\theta_0 \pm t \sqrt2 \, \mathrm{rms}(\delta_0)`.
 
@@ -134,14 +135,15 @@ def half_width(
 
     Examples
     --------
-    >>> half_width(np.array([[1.0], [-1], [1], [-1]]), 1001).round(2)
-    array([1.96])
+    >>> half_width(np.array([[1.0], [-1], [1], [-1]]), 1001).round(2)  # 4 splits: 2.78 = t of 4
+    array([2.78])
     """
     usable = np.isfinite(differences)
     n = usable.sum(axis=0)
+    freedom = 1 / (1 / (n_groups - 1) + 1 / np.maximum(n, 1))
     squares = np.sum(np.where(usable, differences, 0) ** 2, axis=0)
     rms = np.sqrt(squares / np.maximum(n, 1))
-    return np.where(n >= MIN_SPLITS, stats.t.ppf((1 + level) / 2, n_groups - 1) * rms, np.nan)
+    return np.where(n >= MIN_SPLITS, stats.t.ppf((1 + level) / 2, freedom) * rms, np.nan)
 
 
 def some_groups(groups: ArrayLike, most: int, *, seed: int = 0) -> NDArray[np.intp]:

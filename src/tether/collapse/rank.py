@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tether.collapse.checks import SAME_POINT, as_features, as_groups, check_spread
-from tether.collapse.distances import nearest
+from tether.collapse.distances import nearest_two_groups
 from tether.errors import TetherError
 
 if TYPE_CHECKING:
@@ -95,8 +95,9 @@ def intrinsic_dimension(
     features : array, shape (n, n_features)
         One row a point.
     groups : array, shape (n,), optional
-        Structure of each point; neighbours are looked for in other structures, because atoms
-        that a symmetry maps onto each other have the same features.
+        Structure of each point. The two neighbours are then the nearest points of two other
+        structures: atoms that a symmetry maps onto each other have the same features, and would
+        be a point's first and second neighbour at one distance.
     distances : ndarray, shape (n, n), optional
         `pair_distances` of the features, to save computing them again.
 
@@ -117,7 +118,7 @@ def intrinsic_dimension(
     """
     x = as_features(features, least=20)
     spread = check_spread(x)
-    _, found = nearest(x, 2, groups=as_groups(groups, len(x)), distances=distances)
+    found = nearest_two_groups(x, groups=as_groups(groups, len(x)), distances=distances)
     apart = found[:, 0] > SAME_POINT * spread
     if 2 * int(apart.sum()) < len(x):
         raise TetherError(

@@ -491,7 +491,8 @@ def test_verdict_says_what_the_gains_say(folder: Path) -> None:
         if (gain["recipe"], gain["reference"], gain["subset"], gain["metric"])
         == ("mft", "full", "test/id", "rmse")
     )
-    assert sentence.endswith(f"at ID {format_gain(-id_gain)} %.")
+    side = "lower" if id_gain > 0 else "higher"
+    assert sentence.endswith(f"; ID error {abs(id_gain):.1f} % {side}.")
 
 
 def test_verdict_is_honest_when_it_loses_or_does_not_know(folder: Path) -> None:

@@ -97,15 +97,16 @@ def _gain_sentence(summary: Mapping[str, Any], best: Mapping[str, Any], n_recipe
         summary, recipe, reference, target=best["target"], subset="test/id", metric=metric
     )
     change = as_number(near["gain_percent"]) if near and subset != "test/id" else None
-    tail = "" if change is None else f", at ID {_change(-change)} %"
+    tail = "" if change is None else f"; ID error {_change(-change)}"
     if percent < 0:
         return f"No recipe beats {reference} on {label}; the nearest, {head}{tail}."
     return f"{head}{tail}."
 
 
 def _change(percent: float) -> str:
-    sign = "+" if percent > 0 else "−"
-    return ("" if f"{abs(percent):.1f}" == "0.0" else sign) + f"{abs(percent):.1f}"
+    if f"{abs(percent):.1f}" == "0.0":
+        return "unchanged"
+    return f"{abs(percent):.1f} % {'higher' if percent > 0 else 'lower'}"
 
 
 def _plain_sentence(summary: Mapping[str, Any], target: str, far: str, metric: str) -> str:

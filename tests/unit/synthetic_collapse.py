@@ -224,7 +224,7 @@ def measures(recipe: str, seed: int) -> dict[str, Any]:
     auroc |= {"null_low": None, "null_high": None}
     classes = [
         {"class": name, "n": 40, "purity_before": 0.98 - 0.004 * idx,
-         "purity_after": 0.98 - 0.004 * idx - 0.03 * idx * share}
+         "purity_after": 0.98 - 0.004 * idx - 0.03 * idx * share, "displacement": 2 * share}
         for idx, name in enumerate(CLASSES)
     ]  # fmt: skip
     return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import importlib.util
+import itertools
 import json
 import math
 import re
@@ -128,6 +129,23 @@ def test_the_licence_of_the_molecule_viewer_is_in_the_page(page: str) -> None:
     assert page.index("University of Pittsburgh") < start < page.index("createViewer")
 
 
+def test_tables_and_parts_of_the_explorer_are_named(page: str) -> None:
+    body = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
+    assert body.count("<table") == body.count("<caption")
+    ids = re.findall(r'\bid="([^"]+)"', body)
+    assert len(ids) == len(set(ids))
+    for name in re.findall(r'aria-(?:labelledby|describedby)="([^"]+)"', body):
+        assert name in ids
+    levels = [int(level) for level in re.findall(r"<h([1-6])", body)]
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
+    for element in ("before", "after", "far", "molecule"):
+        tag = re.search(rf'<div[^>]*id="explorer-{element}"[^>]*>', body)
+        assert tag is not None
+        assert 'tabindex="0"' in tag[0]
+        assert "aria-label" in tag[0]
+    assert re.search(r'role="status" aria-live="polite" id="explorer-live"', body)
+
+
 def test_folder_without_collapse_says_what_to_run(folder: Path) -> None:
     for path in (folder / "runs").glob("*/collapse"):
         shutil.rmtree(path)
@@ -240,7 +258,8 @@ def test_classes_keep_their_numbers(comparison: Comparison) -> None:
     probe = last[3 + list(SYNTHETIC.COLLAPSE).index("probe")]
     assert scratch.value == pytest.approx(0.944 - 0.27 * 0.75)
     assert scratch.details[0].startswith("−0.20")
-    assert probe.details == ("unchanged",)
+    assert scratch.details[1] == "moved 1.50"
+    assert probe.details == ("unchanged", "moved 0.00")
 
 
 def test_correlations_are_turned_towards_collapse(comparison: Comparison) -> None:
@@ -320,6 +339,27 @@ def test_error_by_distance_is_the_mean_of_equal_bins(comparison: Comparison) -> 
     nothing = distance_panel(comparison, {0: RunPoints(structures)}, "homo")
     assert nothing.figure is None
     assert nothing.missing == "no run has distances and predictions"
+
+
+def without_map(table: pa.Table, rows: np.ndarray) -> pa.Table:
+    """The table with places that are no numbers in some rows, as where nothing was embedded."""
+    for name in ("x_before", "y_before", "x_after", "y_after"):
+        values = np.where(rows, np.nan, table[name].to_numpy())
+        table = table.set_column(table.column_names.index(name), name, pa.array(values))
+    return table
+
+
+def test_a_layer_without_a_map_is_left_out(folder: Path) -> None:
+    path = folder / "runs" / "full-s0" / "collapse" / "atoms.parquet"
+    table = pq.read_table(path)
+    pq.write_table(without_map(table, table["layer"].to_numpy() == 1), path)
+    found = read_points(path.parent)
+    assert found.problems == {}
+    assert found.atoms is not None
+    assert list(found.atoms.layers) == [0, 2, 3]
+    comparison = read_comparison(folder)
+    payload = explorer(comparison, read_collapse(comparison), _points(comparison)).payload
+    json.dumps(payload, allow_nan=False)
 
 
 # ---- the explorer's data -----------------------------------------------------------------------
@@ -427,6 +467,7 @@ def test_a_large_comparison_is_thinned_and_says_so(
         ("atoms.parquet", "cut", "atoms.parquet does not have the same points in every layer"),
         ("atoms.parquet", "empty", "atoms.parquet has no rows"),
         ("atoms.parquet", "nan", "atoms.parquet has a place that is no number"),
+        ("edges.parquet", "no map", "edges.parquet has no map"),
         ("edges.parquet", "atom", "edges.parquet names an atom that its structure does not have"),
         ("atoms.parquet", "unknown", "has a point of nobody, which structures.parquet"),
         ("structures.parquet", "twice", "structures.parquet names a structure twice"),
@@ -456,6 +497,7 @@ def test_damaged_points_have_a_reason(
             "cut": lambda: table.slice(1),
             "empty": lambda: table.slice(0, 0),
             "nan": lambda: replaced("x_after", [math.nan] * table.num_rows),
+            "no map": lambda: without_map(table, np.ones(table.num_rows, bool)),
             "atom": lambda: replaced("atom_idx_j", [99] * table.num_rows),
             "unknown": lambda: replaced("structure", ["nobody"] * table.num_rows),
             "twice": lambda: replaced("structure", [names[1], *names[1:]]),

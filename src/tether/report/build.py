@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["build_report", "render_report"]
 
-_EXPLORER_SCRIPTS = ("scatter.js", "molecule.js", "explorer.js")
+_EXPLORER_SCRIPTS = ("scatter.js", "molecule.js", "explorer_data.js", "explorer.js")
 _MOLECULE_LIBRARY = ("vendor/3Dmol-LICENSE.txt", "vendor/3Dmol-min.js")
 _FORGETTING_KEYS = ("force_mae_before", "force_mae_after")
 
@@ -92,7 +92,7 @@ def render_report(comparison: Comparison) -> str:
     return environment.get_template("report.html.j2").render(
         **_context(comparison),
         collapse=collapse,
-        explorer_json="" if payload is None else _in_script(json.dumps(payload)),
+        explorer_json="" if payload is None else _in_script(json.dumps(payload, allow_nan=False)),
         # These are ours, plotly's or 3Dmol's, hold no data and must not be escaped.
         style=Markup(own["style.css"]),  # noqa: S704
         script=Markup(own["report.js"]),  # noqa: S704

@@ -67,7 +67,7 @@ class Points:
     length : ndarray of shape (n,) or None
         Length of each edge in Å; None for atoms.
     layers : dict of int to ndarray of shape (n, 4)
-        x and y before, x and y after.
+        x and y before, x and y after; layers that could not be embedded are left out.
     """
 
     number: NDArray[np.int64]
@@ -199,8 +199,12 @@ def _points(table: pa.Table, structures: Structures, file: str) -> Points:
     if number_of is None or (number_of != number_of[0]).any():
         raise _damaged(file, "does not have the same points in every layer")
     places = np.stack([_floats(_column(table, name, file))[order] for name in _COORDINATES], axis=1)
-    if not np.isfinite(places).all():
+    maps = places.reshape(len(names), n_points, 4)
+    has_map = ~np.isnan(maps).all(axis=(1, 2))
+    if not np.isfinite(maps[has_map]).all():
         raise _damaged(file, "has a place that is no number")
+    if not has_map.any():
+        raise _damaged(file, "has no map: there were too few points, or all were the same")
     first = order[:n_points]
     row_of = {name: row for row, name in enumerate(structures.ids)}
     own = [str(name) for name in _column(table, "structure", file).take(first).to_pylist()]
@@ -221,10 +225,7 @@ def _points(table: pa.Table, structures: Structures, file: str) -> Points:
         atom=atom,
         classes=[str(name) for name in _column(table, "class", file).take(first).to_pylist()],
         length=_floats(_column(table, "distance", file))[first] if len(ends) == 2 else None,
-        layers={
-            int(name): places[idx * n_points : (idx + 1) * n_points]
-            for idx, name in enumerate(names)
-        },
+        layers={int(names[idx]): maps[idx] for idx in np.flatnonzero(has_map)},
     )
 
 

@@ -289,10 +289,21 @@ def class_table(runs: Sequence[CollapseRun]) -> Table:
             own = [run for run in runs if run.run.recipe == recipe]
             after = _class_value(own, name, "purity_after")
             change = "" if after is None or before is None else _signed(after - before)
-            details = (change,) if change else ()
-            row.append(Cell(format_quantity(after, 3), after, details=details, muted=after is None))
+            moved = _class_value(own, name, "displacement")
+            details = (change, "" if moved is None else f"moved {moved:.2f}")
+            row.append(
+                Cell(
+                    format_quantity(after, 3),
+                    after,
+                    details=tuple(filter(None, details)),
+                    muted=after is None,
+                )
+            )
         rows.append(row)
-    caption = "Share of an atom's nearest neighbours in feature space that are of its class"
+    caption = (
+        "Share of an atom's nearest neighbours in feature space that are of its class, the change, "
+        "and how far the class moved (in spreads of the pretrained features)"
+    )
     return Table(caption, columns, rows, [])
 
 

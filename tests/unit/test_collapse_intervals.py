@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -13,6 +13,7 @@ from tether.collapse.transport import sliced_wasserstein1
 from tether.errors import TetherError
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=60), st.integers(0, 100))
 def test_halves_part_the_structures(groups: list[int], seed: int) -> None:
     n_groups = len(set(groups))

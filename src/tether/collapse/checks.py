@@ -100,7 +100,9 @@ def as_classes(
     names, codes, counts = np.unique(array, return_inverse=True, return_counts=True)
     if len(names) < 2:
         raise TetherError(
-            f"all {n} points are of the class {str(names[0])!r}" if n else "there are no points",
+            f"all {n} points are of the class {str(names[0])!r}"
+            if n
+            else "no class has enough points",
             expected="at least two classes",
             fix="sample atoms of several classes",
         )

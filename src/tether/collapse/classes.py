@@ -119,7 +119,8 @@ def coordination(
         For shapes that do not fit, positions that are not finite, unknown elements, or periodic
         structures without a cell.
     """
-    z, x, offsets = np.asarray(numbers), np.asarray(positions, np.float64), np.asarray(ptr)
+    z, offsets = (np.asarray(a, dtype=np.int64) for a in (numbers, ptr))
+    x = np.asarray(positions, dtype=np.float64)
     _check(z, x, offsets)
     radii, counts = covalent_radii[z], np.zeros(len(z), dtype=np.int64)
     n_systems = len(offsets) - 1

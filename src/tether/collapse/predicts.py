@@ -109,7 +109,7 @@ def _permutation_p(
     if exact:
         orders = np.array(list(itertools.permutations(range(len(x)))))
     else:
-        orders = generator.permuted(np.tile(np.arange(len(x)), (n_permutations, 1)), axis=1)
+        orders = np.argsort(generator.random((n_permutations, len(x))), axis=1)
     found = np.abs(_correlate(x[orders], y[None]))
     # Rounding must not make an order as extreme as the observed one count as less.
     n_extreme = int(np.sum(found >= abs(rho) - 1e-12))

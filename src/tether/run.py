@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Run", "environment"]
 
-_PACKAGES = ("tether", "torch", "numpy", "ase", "vesin", "so3krates-torch", "tblite", "qm9pack")
+_PACKAGES = (
+    "tether", "torch", "numpy", "scikit-learn", "ase", "vesin", "so3krates-torch", "tblite",
+    "qm9pack", "openTSNE", "POT",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from ase import Atoms
 
 from tether.adapt import adapt
@@ -230,6 +231,21 @@ def test_a_missing_package_is_said_at_once(
     monkeypatch.setattr("tether.drift.run.find_spec", lambda name: None if name == "ot" else name)
     with pytest.raises(TetherError, match=r"POT is not installed; .*pip install 'tether\[collapse"):
         measure_run(comparison / "runs" / "probe-s0", per_class=11)
+
+
+def test_runs_come_in_the_order_of_the_config(comparison: Path) -> None:
+    settings = DriftSettings(per_class=12, embed_seeds=(0,))
+    config = comparison / "config.yaml"
+    before = config.read_text()
+    try:
+        for order in (["scratch", "full", "probe"], ["probe", "scratch", "full"]):
+            changed = {**yaml.safe_load(before), "recipes": order}
+            config.write_text(yaml.safe_dump(changed))
+            found = [job.folder.name for job in plan_measures(comparison, settings)]
+            assert list(dict.fromkeys(name.split("-")[0] for name in found)) == order
+            assert found.index("full-s0") < found.index("full-s1")
+    finally:
+        config.write_text(before)
 
 
 def copy_of(comparison: Path, run: str, tmp_path: Path) -> Path:

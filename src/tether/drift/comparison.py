@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from tether.collapse.predicts import rank_correlation
+from tether.config import load_config
 from tether.drift.files import FORMAT, CollapseFolder
 from tether.drift.opened import ID_SET, DriftSettings, OpenedRun
 from tether.drift.run import check_packages, is_current, measure_run
@@ -74,7 +75,7 @@ def plan_measures(folder: Path, settings: DriftSettings) -> list[MeasureJob]:
     Returns
     -------
     list of MeasureJob
-        In the order of the comparison's recipes where it has a summary, else by name.
+        In the order of the comparison's config where it has one, else by name.
 
     Raises
     ------
@@ -99,6 +100,8 @@ def plan_measures(folder: Path, settings: DriftSettings) -> list[MeasureJob]:
             )
     check_packages()
     opened = [OpenedRun.open(path, settings.subset) for path in folders]
+    place = {name: i for i, name in enumerate(_recipe_names(folder))} if len(opened) > 1 else {}
+    opened.sort(key=lambda one: (place.get(one.recipe, len(place)), one.recipe, one.seed))
     return [MeasureJob(one.run.folder, is_current(one, settings)) for one in opened]
 
 
@@ -166,6 +169,11 @@ def measure_collapse(
 
 def _is_comparison(folder: Path) -> bool:
     return (folder / "runs").is_dir() and not Run(folder).is_complete
+
+
+def _recipe_names(folder: Path) -> list[str]:
+    config = folder / "config.yaml"
+    return [point.name for point in load_config(config).points()] if config.exists() else []
 
 
 def _is_finished(folder: Path) -> bool:

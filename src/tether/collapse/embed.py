@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     Start = Literal["pca", "random"]
 
-__all__ = ["davies_bouldin_tsne", "joint_embedding"]
+__all__ = ["davies_bouldin_tsne", "joint_embedding", "open_tsne"]
 
 #: Fewest points of both sets together for which a t-SNE says anything.
 MIN_POINTS = 12
@@ -73,7 +73,7 @@ def joint_embedding(
     check_spread(both)
     if not seeds:
         raise TetherError("no seed", expected="at least one", fix="seeds=(0, 1, 2)")
-    affinities, initialization, tsne = _open_tsne()
+    affinities, initialization, tsne = open_tsne()
     neighbours = affinities.PerplexityBasedNN(
         both, perplexity=min(perplexity, (len(both) - 1) // 3), n_jobs=n_jobs, random_state=seeds[0]
     )
@@ -140,7 +140,21 @@ def davies_bouldin_tsne(
     return np.array(list(pairs))
 
 
-def _open_tsne() -> tuple[Any, Any, Any]:
+def open_tsne() -> tuple[Any, Any, Any]:
+    """Import what is needed of openTSNE.
+
+    Returns
+    -------
+    affinity, initialization : module
+        Of openTSNE.
+    TSNE : type
+        The estimator.
+
+    Raises
+    ------
+    TetherError
+        When the package is not installed.
+    """
     try:
         from openTSNE import TSNE, affinity, initialization
     except ImportError:

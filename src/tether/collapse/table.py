@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tether.collapse.checks import as_classes
-from tether.collapse.embed import davies_bouldin_tsne
+from tether.collapse.embed import davies_bouldin_tsne, open_tsne
 from tether.collapse.facts import FACTS, Found
 from tether.collapse.intervals import half_width, split_halves
 from tether.collapse.points import N_SPLITS, Points, interval_width, pair_points, some_points
@@ -149,6 +149,7 @@ def tsne_measures(
     """
     if not seeds:
         raise TetherError("no seed", expected="at least one", fix="seeds=(0, 1, 2)")
+    open_tsne()
     one, two = pair_points(before, after, labels, groups)
     known = one.of_known_classes(MIN_CLASS)
     one, two = some_points(one.take(known), two.take(known), MAX_TSNE, seed=seeds[0])
@@ -166,8 +167,6 @@ def tsne_measures(
             first, one.features[b], own, other, seeds=seeds, perplexity=perplexity
         )
     except TetherError as error:
-        if "package" in error.problem:
-            raise
         missing = Found(math.nan, missing=error.problem)
         return [fact.measured(missing, layer=layer) for fact in (index, ratio)]
     rows = (

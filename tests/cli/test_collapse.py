@@ -61,7 +61,7 @@ def test_a_comparison_is_measured_shown_and_not_measured_twice(
     shown = call("collapse", comparison, *options)
     assert "full-s0: files done" in shown  # no terminal: a line a stage
     for words in (
-        "atoms, last layer of test/id",
+        "atoms of test/id, last layer",
         "Null",
         "Before",
         "probe",

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["measure_progress", "print_collapse"]
 
 _TITLES = {
-    "atoms": "atoms, last layer",
-    "edges": "edges, last layer",
+    "atoms": "atoms of {subset}, last layer",
+    "edges": "edges of {subset}, last layer",
     "function": "what the model does",
 }
 MISSING = "–"
@@ -82,7 +82,7 @@ def print_collapse(content: Mapping[str, Any], console: Console) -> None:
     for points, title in _TITLES.items():
         here = [row for row in rows if row["points"] == points and row["layer"] is None]
         if here:
-            console.print(_measure_table(here, recipes, f"{title} of {content['subset']}"))
+            console.print(_measure_table(here, recipes, title.format(subset=content["subset"])))
     console.print(
         Text("[…]: 95 % interval; null: where nothing has changed; ↓ ↑: the way of collapse"),
         style="dim",

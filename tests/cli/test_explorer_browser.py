@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tether.report.build import build_report
+from tether.report.build import build_report, render_report
+from tether.report.read import read_comparison
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -27,8 +28,9 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium binary on 
 
 # WebGL without a graphics card; the rest is drawn without it.
 FLAGS = ("--no-sandbox", "--disable-gpu", "--enable-unsafe-swiftshader", "--no-first-run")
-PATIENCE_MS = 240_000
+PATIENCE_MS = 600_000
 PADDING = 10
+PLOTLY_STUB = "const Plotly = { newPlot() {}, redraw() {}, Plots: { resize() {} } };"
 # Every control back, as a user would do it; a change of points forgets the selection.
 RESET = """() => {
   const $ = (name) => document.getElementById(`explorer-${name}`);
@@ -57,15 +59,23 @@ def _load(name: str) -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("comparison")
     _load("test_report").write_comparison(folder)
     _load("synthetic_collapse").add_collapse(folder, seeds=(0,))
-    # Bars, parity plots and curves only cost time here; their own test draws them.
-    (folder / "summary.json").write_text(json.dumps({"format": 1, "rows": []}))
     for path in folder.glob("runs/*-s[12]"):
         shutil.rmtree(path)
-    return build_report(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(folder: Path) -> Path:
+    """The page without plotly and its figures, which most tests here need not wait for."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tether.report.build.get_plotlyjs", lambda: PLOTLY_STUB)
+        page = folder / "light.html"
+        page.write_text(render_report(read_comparison(folder)), encoding="utf-8")
+    return page
 
 
 @pytest.fixture(scope="module")
@@ -250,23 +260,23 @@ def test_keys_go_from_point_to_point_and_are_spoken(opened: Opened, report: Path
     expect(opened.page.locator("#explorer-state")).to_have_text("pointed at")
     places = data.places(-1)[:, :2]
     first = opened.text("title")
-    opened.page.keyboard.press("ArrowRight")
+    opened.page.keyboard.press("ArrowLeft")
     expect(opened.page.locator("#explorer-title")).not_to_have_text(first)
-    right = opened.text("title")
-    name = right.rsplit(" of ", 1)[1]
+    left = opened.text("title")
+    name = left.rsplit(" of ", 1)[1]
     candidates = [
         places[at, 0]
         for at, row in enumerate(data.structure)
         if data.payload["structures"]["ids"][row] == name
     ]
-    assert max(candidates) > places[0, 0]
+    assert min(candidates) < places[0, 0]
     opened.page.keyboard.press("Enter")
     live = opened.page.locator("#explorer-live")
-    expect(live).to_contain_text(f"Selected. {right}. Molecule:")
+    expect(live).to_contain_text(f"Selected. {left}. Molecule:")
     opened.page.keyboard.press("PageDown")
     expect(opened.page.locator("#explorer-state")).to_have_text("pointed at")
     opened.page.keyboard.press("Escape")
-    expect(opened.page.locator("#explorer-title")).to_have_text(right)
+    expect(opened.page.locator("#explorer-title")).to_have_text(left)
 
 
 def test_edges_mark_both_ends(opened: Opened) -> None:
@@ -360,6 +370,19 @@ def test_without_webgl_the_words_stay(browser: Browser, report: Path) -> None:
     assert opened.page.locator("#collapse-atoms-1").count() == 1
     opened.page.context.close()
     assert opened.errors == []
+
+
+def test_the_whole_report_opens_without_a_complaint(browser: Browser, folder: Path) -> None:
+    path = build_report(folder)
+    opened = _open(browser, path)
+    plots = opened.page.locator(".plot").count()
+    # Four bars, five parities, three curves, two watched, four over layers, distance, forest.
+    assert plots == 4 + 5 + 3 + 2 + 4 + 1 + 1
+    assert opened.page.locator(".plot .main-svg").count() >= plots
+    opened.page.wait_for_selector("#explorer-molecule canvas", state="attached")
+    opened.page.context.close()
+    assert opened.errors == []
+    assert opened.requests == [path.as_uri()]
 
 
 def test_a_broken_page_is_noticed(browser: Browser, report: Path, tmp_path: Path) -> None:

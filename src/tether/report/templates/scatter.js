@@ -51,12 +51,15 @@ class Scatter {
   }
 
   resize() {
-    const { width, height } = this.host.getBoundingClientRect();
+    // Whole pixels, so that equal maps in columns of unequal fractions are equal pictures.
+    const box = this.host.getBoundingClientRect();
+    const [width, height] = [Math.floor(box.width), Math.floor(box.height)];
     if (!this.data || width < 10) return;
     const ratio = Math.min(3, window.devicePixelRatio || 1);
     for (const canvas of [this.base, this.top]) {
       canvas.width = Math.round(width * ratio);
       canvas.height = Math.round(height * ratio);
+      [canvas.style.width, canvas.style.height] = [`${width}px`, `${height}px`];
       canvas.getContext("2d").setTransform(ratio, 0, 0, ratio, 0, 0);
     }
     [this.width, this.height] = [width, height];

@@ -101,25 +101,13 @@ def adapt(
     )
     ready = _prepare(request)
     model, run = ready.model, Run(out)
-    watch = None
-    if watch_collapse and not run.is_complete:
-        from tether.watch import start_watch
-
-        rows = ready.data.split.indices["val"]
-        watch = start_watch(ready.data.store, rows, backbone=request.backbone, seed=seed)
+    watch = _watch(ready, request) if watch_collapse and not run.is_complete else None
     run.claim(request.identity(ready.data))
     if run.is_complete:
         return run
     if not run.split.exists():
         ready.data.split.to_json(run.split)
-        provenance = {
-            "backbone": model.backbone.spec.to_dict(),
-            "targets": [one.target.to_dict() for one in model.heads.values()],
-            "data": ready.data.fingerprints(),
-            "level_check": ready.level_check,
-            **environment(),
-        }
-        write_json(run.provenance, provenance)
+        write_json(run.provenance, _provenance(ready))
     before = _errors_before(model, ready.held_out, recipe, run)
     movement = recipe.build_movement()
     progress = train(
@@ -212,6 +200,23 @@ class _Ready:
     held_out: Graph | None
     tasks: list[Task]
     level_check: dict[str, float] | None
+
+
+def _watch(ready: _Ready, request: _Request) -> CollapseWatch:
+    from tether.watch import start_watch
+
+    rows = ready.data.split.indices["val"]
+    return start_watch(ready.data.store, rows, backbone=request.backbone, seed=request.seed)
+
+
+def _provenance(ready: _Ready) -> dict[str, Any]:
+    return {
+        "backbone": ready.model.backbone.spec.to_dict(),
+        "targets": [one.target.to_dict() for one in ready.model.heads.values()],
+        "data": ready.data.fingerprints(),
+        "level_check": ready.level_check,
+        **environment(),
+    }
 
 
 def _prepare(request: _Request) -> _Ready:

@@ -2,8 +2,9 @@
 
 ``python benchmarks/qm9_gap.py [--config CONFIG.yaml] [--out runs/qm9_gap] [key=value …]``
 
-Every stage is skipped where its result is there, and a killed comparison continues. The summary and
-the config are copied to ``benchmarks/results/<name>/``.
+Every stage is skipped where its result is there, and a killed comparison continues. Summary, config
+and the finished runs (without their weights) are kept in ``benchmarks/results/<name>/``; what is
+there is not run again, so that the benchmark can be done over several sittings.
 """
 
 from __future__ import annotations
@@ -29,6 +30,11 @@ SETS = {
 }
 WIDTHS = "0.02,0.05,0.1"
 N_UNLABELLED = 8000
+#: What a finished run needs to be summarised, and to be known for the run that it is.
+KEPT = (
+    *("metrics.json", "predictions.parquet", "provenance.json", "config.yaml", "log.jsonl"),
+    "state/identity.json",
+)
 
 
 def tether(*arguments: str) -> None:
@@ -87,6 +93,17 @@ def write_unlabelled(store: Path, split: Path, out: Path) -> None:
     ).to_json(out)
 
 
+def copy_runs(source: Path, destination: Path) -> None:
+    """Copy the finished runs of one comparison to another, where they are not yet."""
+    for run in sorted(source.glob("runs/*")):
+        copy = destination / "runs" / run.name
+        if (copy / "metrics.json").exists() or not all((run / name).exists() for name in KEPT):
+            continue
+        for name in reversed(KEPT):  # metrics.json last: with it, a run counts as finished
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(run / name, copy / name)
+
+
 def main() -> None:
     """Parse, run the stages, keep the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -105,12 +122,15 @@ def main() -> None:
     if options.prepare_only:
         return
     comparison = options.out / options.name
-    tether(
-        *("compare", "--config", str(options.config), "--out", str(comparison)),
-        *options.overrides,
-    )
     results = ROOT / "benchmarks" / "results" / options.name
-    results.mkdir(parents=True, exist_ok=True)
+    copy_runs(results, comparison)
+    try:
+        tether(
+            *("compare", "--config", str(options.config), "--out", str(comparison)),
+            *options.overrides,
+        )
+    finally:
+        copy_runs(comparison, results)
     for name in ("summary.json", "config.yaml"):
         shutil.copy(comparison / name, results / name)
     print(f"results in {results}")

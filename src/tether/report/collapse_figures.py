@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,10 +43,10 @@ def forest_plot(
     plotly.graph_objects.Figure
         The figure.
     """
-    figure = base_figure(
-        height=110 + 26 * len(names), x_title="rank correlation with the OOD error", y_title=""
-    )
-    rows = np.array([plain(name) for name in names], dtype=object)
+    figure = base_figure(height=120 + 36 * len(names), x_title="rank correlation ρ", y_title="")
+    # Two short lines leave room for the points on a narrow screen.
+    wrapped = ["<br>".join(map(plain, textwrap.wrap(name, 26))) for name in names]
+    rows = np.array(wrapped, dtype=object)
     known = np.isfinite(low) & np.isfinite(high)
     for needed, label, colour, symbol in (
         (False, "computable without OOD labels", _FREE, "circle"),
@@ -73,7 +74,7 @@ def forest_plot(
         )
     _zero_line(figure)
     figure.update_layout(
-        xaxis={"range": [-1.08, 1.08], "dtick": 0.5},
+        xaxis={"range": [-1.08, 1.08], "dtick": 0.5, "tickangle": 0},
         yaxis={
             "autorange": "reversed",
             "type": "category",

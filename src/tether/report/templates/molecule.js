@@ -10,7 +10,11 @@ class MoleculeView {
       if (!host.contains(document.activeElement)) event.stopPropagation();
     }, { capture: true });
     host.addEventListener("keydown", (event) => this.#key(event));
-    new ResizeObserver(() => { if (this.viewer) { this.viewer.resize(); this.viewer.render(); } }).observe(host);
+    new ResizeObserver(() => {
+      if (!this.viewer || !host.clientWidth || !host.clientHeight) return;
+      this.viewer.resize();
+      this.viewer.render();
+    }).observe(host);
   }
 
   static #hasWebGL() {

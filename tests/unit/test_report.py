@@ -581,3 +581,8 @@ def test_rounding_of_pseudo_labels_counts_as_no_error() -> None:
     assert found["force_mae_before"] == 0.0
     assert found["force_mae_after"] == 3.8
     assert found["ratio"] is None
+
+
+def test_a_rounding_error_asks_for_no_decimals() -> None:
+    assert n_decimals([1.6e-8, 4.968]) == n_decimals([4.968]) == 2
+    assert n_decimals([0.0338, 4.968]) == 4

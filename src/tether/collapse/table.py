@@ -122,9 +122,9 @@ def tsne_measures(
     """Davies–Bouldin on t-SNE as in the paper, and its ratio to the pretrained model's.
 
     One half of the structures is embedded before and after together, once a seed. The null embeds
-    it with the other half of the *pretrained* features: as many points, nothing learnt. The value
-    is the mean over seeds; interval and null are ranges over seeds, which say how far the number
-    depends on chance and nothing of the structures.
+    it with the other half of the *pretrained* features: as many points, nothing learnt, either half
+    in either place. The value is the mean over seeds; interval and null are ranges over seeds,
+    which say how far the number depends on chance and little of the structures.
 
     Parameters
     ----------
@@ -169,9 +169,16 @@ def tsne_measures(
     except TetherError as error:
         missing = Found(math.nan, missing=error.problem)
         return [fact.measured(missing, layer=layer) for fact in (index, ratio)]
+    # Which half comes first is chance: the null has their ratio both ways round.
+    chance_ratio = null[:, 1] / null[:, 0]
     rows = (
-        (index, pairs[:, 1], pairs[:, 0], null[:, 1]),
-        (ratio, pairs[:, 1] / pairs[:, 0], np.ones(1), null[:, 1] / null[:, 0]),
+        (index, pairs[:, 1], pairs[:, 0], null.ravel()),
+        (
+            ratio,
+            pairs[:, 1] / pairs[:, 0],
+            np.ones(1),
+            np.concatenate([chance_ratio, 1 / chance_ratio]),
+        ),
     )
     return [
         replace(

@@ -93,7 +93,7 @@ def _layer_panel(comparison: Comparison, collapse: Collapse, name: str) -> Panel
         positions=_positions(comparison),
         before=before,
         null=(low, high),
-        axis_title=f"{title} ({unit})" if unit and unit != "1" else title,
+        axis_title=unit if unit != "1" else "",  # the panel's heading names the measure
     )
     ends = ", ".join(f"{recipe} {values[-1]:.3g}" for recipe, values in curves.items())
     n_seeds = max(sum(run.run.recipe == recipe for run in runs) for recipe in curves)

@@ -189,7 +189,12 @@ def _points(table: pa.Table, structures: Structures, file: str) -> Points:
     ends = ("atom_idx_i", "atom_idx_j") if file == "edges.parquet" else ("atom_idx",)
     if table.num_rows == 0:
         raise _damaged(file, "has no rows")
-    layer = np.asarray(_column(table, "layer", file).to_numpy(), dtype=np.int64)
+    # Edges are of the last layer only, and their file has no such column.
+    layer = (
+        np.zeros(table.num_rows, dtype=np.int64)
+        if len(ends) == 2 and "layer" not in table.column_names
+        else np.asarray(_column(table, "layer", file).to_numpy(), dtype=np.int64)
+    )
     number = _sample_number(table, layer, file)
     order = np.lexsort((number, layer))
     layer, number = layer[order], number[order]

@@ -19,6 +19,7 @@ __all__ = [
 ]
 
 MISSING = "—"
+_NEGLIGIBLE = 1e-5
 _MAX_DECIMALS = 8
 
 
@@ -32,7 +33,8 @@ def as_number(value: object) -> float | None:
 def n_decimals(values: Iterable[float | None], *, significant: int = 3) -> int:
     """Decimals that give the smallest of a column's numbers `significant` digits.
 
-    A column shares its decimals, so that its numbers can be compared by eye.
+    A column shares its decimals, so that its numbers can be compared by eye. What is `_NEGLIGIBLE`
+    beside the largest (rounding, where there is no error) asks for no decimals.
 
     Parameters
     ----------
@@ -52,7 +54,7 @@ def n_decimals(values: Iterable[float | None], *, significant: int = 3) -> int:
     5
     """
     sizes = [abs(value) for value in values if value is not None and math.isfinite(value)]
-    sizes = [size for size in sizes if size > 0]
+    sizes = [size for size in sizes if size > _NEGLIGIBLE * max(sizes)]
     if not sizes:
         return significant - 1
     wanted = significant - 1 - math.floor(math.log10(min(sizes)))

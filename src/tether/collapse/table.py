@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
+    from tether.collapse.facts import Fact
     from tether.collapse.measurement import Measurement
 
 __all__ = ["cheap_measures", "tsne_measures"]
@@ -170,32 +171,32 @@ def tsne_measures(
         missing = Found(math.nan, missing=error.problem)
         return [fact.measured(missing, layer=layer) for fact in (index, ratio)]
     # Which half comes first is chance: the null has their ratio both ways round.
-    chance_ratio = null[:, 1] / null[:, 0]
-    rows = (
-        (index, pairs[:, 1], pairs[:, 0], null.ravel()),
-        (
-            ratio,
-            pairs[:, 1] / pairs[:, 0],
-            np.ones(1),
-            np.concatenate([chance_ratio, 1 / chance_ratio]),
-        ),
-    )
+    by_chance = null[:, 1] / null[:, 0]
+    both_ways = np.concatenate([by_chance, 1 / by_chance])
     return [
-        replace(
-            fact.measured(
-                Found(
-                    float(values.mean()),
-                    before=float(base.mean()),
-                    null=(float(chance.min()), float(chance.max())),
-                    n=len(a),
-                ),
-                layer=layer,
-            ),
-            low=float(values.min()),
-            high=float(values.max()),
-        )
-        for fact, values, base, chance in rows
+        _over_seeds(index, pairs[:, 1], pairs[:, 0], null.ravel(), n=len(a), layer=layer),
+        _over_seeds(ratio, pairs[:, 1] / pairs[:, 0], np.ones(1), both_ways, n=len(a), layer=layer),
     ]
+
+
+def _over_seeds(
+    fact: Fact,
+    values: NDArray[np.float64],
+    base: NDArray[np.float64],
+    chance: NDArray[np.float64],
+    *,
+    n: int,
+    layer: int | None,
+) -> Measurement:
+    """Mean over seeds, with ranges over seeds as interval and null."""
+    found = Found(
+        float(values.mean()),
+        before=float(base.mean()),
+        null=(float(chance.min()), float(chance.max())),
+        n=n,
+    )
+    measured = fact.measured(found, layer=layer)
+    return replace(measured, low=float(values.min()), high=float(values.max()))
 
 
 def _structure(

@@ -194,7 +194,8 @@ def _run_all(jobs: list[Job], config: Config, report: Callable[[Job, int, str], 
             while queue or futures:
                 # One job a worker: a pool calls a job that waits in its own queue running.
                 while queue and len(futures) < n_workers:
-                    futures[pool.submit(_run_one, config, queue[0], threads)] = queue.pop(0)
+                    job = queue.pop(0)
+                    futures[pool.submit(_run_one, config, job, threads)] = job
                 for future in [f for f in futures if f.done()]:
                     job = futures.pop(future)
                     future.result()

@@ -43,9 +43,11 @@ def forest_plot(
     plotly.graph_objects.Figure
         The figure.
     """
-    figure = base_figure(height=120 + 36 * len(names), x_title="rank correlation ρ", y_title="")
-    # Two short lines leave room for the points on a narrow screen.
-    wrapped = ["<br>".join(map(plain, textwrap.wrap(name, 26))) for name in names]
+    # Short lines leave room for the points on a narrow screen; the longest name sets the rows.
+    lines = [textwrap.wrap(name, 30) for name in names]
+    height = 18 + 14 * max(map(len, lines), default=1)
+    figure = base_figure(height=120 + height * len(names), x_title="rank correlation ρ", y_title="")
+    wrapped = ["<br>".join(map(plain, parts)) for parts in lines]
     rows = np.array(wrapped, dtype=object)
     known = np.isfinite(low) & np.isfinite(high)
     for needed, label, colour, symbol in (

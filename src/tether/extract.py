@@ -21,11 +21,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tether.backbones.protocol import Backbone
-    from tether.data.store import Store
     from tether.features import Features
     from tether.structures import AtomBatch
 
-__all__ = ["EdgeList", "Extracted", "batches_of", "edge_list", "extract", "fingerprints"]
+__all__ = ["BATCH_SIZE", "EdgeList", "Extracted", "edge_list", "extract", "fingerprints"]
 
 #: Structures in a batch, as in `AdaptedModel.predict`.
 BATCH_SIZE = 64
@@ -61,29 +60,6 @@ class EdgeList:
 
     idx: NDArray[np.int64]
     distance: NDArray[np.float32]
-
-
-def batches_of(
-    store: Store, rows: NDArray[np.int64], *, size: int = BATCH_SIZE
-) -> Iterator[AtomBatch]:
-    """Structures of a store, a batch at a time.
-
-    Parameters
-    ----------
-    store : Store
-        Where they are.
-    rows : ndarray, shape (n_systems,)
-        Which ones, in which order.
-    size : int
-        Structures in a batch.
-
-    Yields
-    ------
-    AtomBatch
-        On the CPU.
-    """
-    for start in range(0, len(rows), size):
-        yield store.batch(rows[start : start + size])
 
 
 def extract(
@@ -175,7 +151,7 @@ def edge_list(backbone: Backbone, batches: Iterable[AtomBatch]) -> EdgeList | No
     return EdgeList(torch.cat(idx, dim=1).numpy(), torch.cat(distance).numpy())
 
 
-def fingerprints(backbone: Backbone, batches: Iterable[AtomBatch]) -> NDArray[np.float32]:
+def fingerprints(backbone: Backbone, batches: Iterable[AtomBatch]) -> NDArray[np.floating]:
     """Mean node features of each structure.
 
     Parameters
@@ -187,8 +163,8 @@ def fingerprints(backbone: Backbone, batches: Iterable[AtomBatch]) -> NDArray[np
 
     Returns
     -------
-    ndarray, shape (n_systems, n_features), float32
-        In the order of the stream.
+    ndarray, shape (n_systems, n_features)
+        In the order of the stream, in the precision of the backbone.
 
     Raises
     ------
@@ -199,12 +175,12 @@ def fingerprints(backbone: Backbone, batches: Iterable[AtomBatch]) -> NDArray[np
     for batch, features in _with_batch(backbone, batches):
         total = features.node.new_zeros(batch.n_systems, features.node.shape[1])
         total.index_add_(0, batch.system_idx, features.node)
-        parts.append((total / batch.counts.unsqueeze(1)).float())
+        parts.append(total / batch.counts.unsqueeze(1))
     if not parts:
         raise TetherError(
             "no structure to take a fingerprint of", expected="at least one", fix="check the split"
         )
-    prints: NDArray[np.float32] = torch.cat(parts).numpy()
+    prints: NDArray[np.floating] = torch.cat(parts).numpy()
     return prints
 
 

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from tether.backbones.protocol import Potential
+from tether.data.pieces import pieces
 from tether.errors import TetherError
+from tether.extract import fingerprints
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, MutableMapping
@@ -135,17 +137,9 @@ class AdaptedModel(nn.Module):
                 parts[name].append(self.heads[name].physical(output, piece.batch))
         return {name: _squeeze(torch.cat(values)) for name, values in parts.items()}
 
-    @torch.no_grad()
     def fingerprint(self, batch: AtomBatch, *, batch_size: int = 64) -> np.ndarray:
         """Mean node features of each structure, shape (n_systems, n_features)."""
-        graph = self.backbone.prepare(batch)
-        parts = []
-        for piece in _pieces(graph, batch_size):
-            node = self.features(piece).node
-            total = node.new_zeros(piece.n_systems, node.shape[1])
-            total.index_add_(0, piece.batch.system_idx, node)
-            parts.append(total / piece.batch.counts.unsqueeze(1))
-        return torch.cat(parts).numpy()
+        return fingerprints(self.backbone, pieces(batch, batch_size))
 
     def tensors(self) -> dict[str, Tensor]:
         """Every parameter and buffer once, by name: what a checkpoint holds."""

@@ -10,6 +10,8 @@ import numpy as np
 from tether.assemble import model_of_targets
 from tether.atomic import atomic_path
 from tether.config import load_config
+from tether.data.chunks import CHUNK_SIZE
+from tether.data.pieces import pieces
 from tether.data.read import read_structures
 from tether.data.store import Store
 from tether.errors import TetherError
@@ -158,9 +160,7 @@ def predict(
 
 def _batches(source: Path) -> Iterator[AtomBatch]:
     if source.suffix == ".arrow":
-        store = Store.open(source)
-        for start in range(0, store.n_systems, 4096):
-            yield store.batch(np.arange(start, min(start + 4096, store.n_systems)))
+        yield from pieces(Store.open(source), CHUNK_SIZE)
         return
     for chunk in read_structures(source):
         yield chunk.batch

@@ -15,12 +15,13 @@ from tether.collapse.rank import effective_rank
 from tether.collapse.separation import knn_purity
 from tether.collapse.similarity import debiased_cka
 from tether.collapse.transport import sliced_wasserstein1
+from tether.data.pieces import pieces
 from tether.errors import TetherError
 from tether.extract import BATCH_SIZE, extract
 from tether.sample import sample_atoms, some_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     import numpy as np
     from numpy.typing import NDArray
@@ -116,12 +117,7 @@ def start_watch(
 
 
 def _last_layer(backbone: Backbone, batch: AtomBatch, atoms: AtomSample) -> NDArray[np.float32]:
-    return extract(backbone, _pieces(batch), atoms=atoms.chosen).layers[-1]
-
-
-def _pieces(batch: AtomBatch) -> Iterator[AtomBatch]:
-    for start in range(0, batch.n_systems, BATCH_SIZE):
-        yield batch.select(range(start, min(start + BATCH_SIZE, batch.n_systems)))
+    return extract(backbone, pieces(batch, BATCH_SIZE), atoms=atoms.chosen).layers[-1]
 
 
 def _number(measure: Callable[[], float]) -> float | None:

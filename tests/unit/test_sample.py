@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from tether.collapse.classes import PAPER_CLASSES, atom_classes
+from tether.data.pieces import pieces
 from tether.data.store import Store
 from tether.errors import TetherError
-from tether.extract import batches_of, edge_list
+from tether.extract import edge_list
 from tether.sample import MAX_SYSTEMS, sample_atoms, sample_edges, some_rows
 from tether.testing.tiny import TinyBackbone
 
@@ -65,7 +66,7 @@ def test_rare_classes_stay_where_nothing_else_is_left(store: Store) -> None:
 
 def test_edges_are_those_of_the_backbone(store: Store) -> None:
     atoms = sample_atoms(store, ROWS, per_class=8, seed=0)
-    known = edge_list(TinyBackbone(n_features=8), batches_of(store, atoms.rows))
+    known = edge_list(TinyBackbone(n_features=8), pieces(store, 64, indices=atoms.rows))
     assert known is not None
     found = sample_edges(atoms, known, per_class=6, seed=0)
     names, counts = np.unique(found.classes, return_counts=True)
@@ -86,7 +87,7 @@ def test_edges_are_those_of_the_backbone(store: Store) -> None:
 def test_no_edge_of_a_class_is_an_empty_sample(store: Store) -> None:
     water = [row for row in range(36) if 6 not in store.batch([row]).numbers.tolist()][:1]
     atoms = sample_atoms(store, np.array(water), per_class=5, seed=0)
-    known = edge_list(TinyBackbone(n_features=8), batches_of(store, atoms.rows))
+    known = edge_list(TinyBackbone(n_features=8), pieces(store, 64, indices=atoms.rows))
     assert known is not None
     assert sample_edges(atoms, known, per_class=6, seed=0).chosen.size == 0
 

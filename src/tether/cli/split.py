@@ -132,11 +132,11 @@ def _table(store: Store, target: str | None, method: str) -> Table:
 
 
 def _hashes(store: Store) -> NDArray[np.int64]:
+    from tether.data.pieces import pieces
     from tether.splits.leakage import structure_hashes
 
     parts = [np.zeros(0, dtype=np.int64)]
-    for start in range(0, store.n_systems, _CHUNK):
-        batch = store.batch(np.arange(start, min(start + _CHUNK, store.n_systems)))
+    for batch in pieces(store, _CHUNK):
         arrays = (batch.numbers.numpy(), batch.positions.numpy(), batch.ptr.numpy())
         parts.append(structure_hashes(*arrays, cell=batch.cell.numpy()))
     return np.concatenate(parts)

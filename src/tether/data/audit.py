@@ -11,6 +11,7 @@ import torch
 from ase.data import chemical_symbols
 
 from tether.data.geometry import geometry_hashes, has_flat_cell, shortest_distances
+from tether.data.pieces import pieces
 from tether.data.statistics import reference_outlier_scores
 from tether.data.store import Store
 from tether.errors import TetherError
@@ -366,12 +367,8 @@ def audit(
     """
     batches: Iterable[AtomBatch]
     if isinstance(structures, Store):
-        store, step = structures, 8_192
-        targets = targets or list(store.targets.values())
-        batches = (
-            store.batch(np.arange(start, min(start + step, store.n_systems)))
-            for start in range(0, store.n_systems, step)
-        )
+        targets = targets or list(structures.targets.values())
+        batches = pieces(structures, 8_192)
     else:
         batches = structures
     auditor = Auditor({t.name: t for t in targets}, supported_elements=supported_elements)

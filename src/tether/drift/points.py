@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tether.extract import batches_of, edge_list, extract
+from tether.data.pieces import pieces
+from tether.extract import BATCH_SIZE, edge_list, extract
 from tether.sample import sample_atoms, sample_edges
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def take_sample(
         Memory holds the chosen points of it only.
     """
     atoms = sample_atoms(store, rows, per_class=per_class, seed=seed)
-    known = edge_list(models[0], batches_of(store, atoms.rows))
+    known = edge_list(models[0], pieces(store, BATCH_SIZE, indices=atoms.rows))
     edges = None
     if known is not None:
         edges = sample_edges(atoms, known, per_class=per_class, seed=seed)
@@ -152,7 +153,7 @@ def take_sample(
     before, after = (
         extract(
             model,
-            batches_of(store, atoms.rows),
+            pieces(store, BATCH_SIZE, indices=atoms.rows),
             atoms=atoms.chosen,
             edges=None if edges is None else edges.chosen,
         )

@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from tether.collapse.ood import knn_distance
-from tether.extract import batches_of, fingerprints
+from tether.data.pieces import pieces
+from tether.extract import BATCH_SIZE, fingerprints
 from tether.sample import some_rows
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Prints:
     ----------
     rows : dict of str to ndarray, shape (n_systems of the set,)
         Set → rows of the store, ascending; "train" first.
-    before, after : dict of str to ndarray, shape (n_systems of the set, n_features), float32
+    before, after : dict of str to ndarray, shape (n_systems of the set, n_features)
         Set → fingerprints.
     distance : dict of str to ndarray, shape (n_systems of the set,)
         Test set → distance to the training set: mean over the nearest training structures in the
@@ -43,8 +44,8 @@ class Prints:
     """
 
     rows: dict[str, NDArray[np.int64]]
-    before: dict[str, NDArray[np.float32]]
-    after: dict[str, NDArray[np.float32]]
+    before: dict[str, NDArray[np.floating]]
+    after: dict[str, NDArray[np.floating]]
     distance: dict[str, NDArray[np.float64]]
 
 
@@ -78,7 +79,10 @@ def take_prints(
     for name, must in needed.items():
         rows[name] = np.union1d(some_rows(sets[name], MAX_TEST, seed=seed), must)
     before, after = (
-        {name: fingerprints(model, batches_of(opened.store, r)) for name, r in rows.items()}
+        {
+            name: fingerprints(model, pieces(opened.store, BATCH_SIZE, indices=r))
+            for name, r in rows.items()
+        }
         for model in models
     )
     distance = {name: knn_distance(before["train"], before[name]) for name in needed}
@@ -140,7 +144,7 @@ def label_columns(
             # Rows of a set stand in the order of the split, which is ascending.
             place = np.searchsorted(opened.split.indices[one], prints.rows[one])
             here = (target == name) & (subset == one)
-            for column, pieces in parts.items():
-                pieces.append(values[column][here][place])
+            for column, found_so_far in parts.items():
+                found_so_far.append(values[column][here][place])
         found[name] = (np.concatenate(parts["true"]), np.concatenate(parts["pred"]))
     return found

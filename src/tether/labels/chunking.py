@@ -4,66 +4,22 @@ from __future__ import annotations
 
 import pickle
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from tether.data.chunks import ENERGY, FORCES, Chunk
 from tether.labels.shards import Parts, chunk_key, read_shard
 from tether.labels.worker import ChunkTask, Settings
-from tether.structures import AtomBatch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from tether.labels.failure import Failure
+    from tether.structures import AtomBatch
 
-__all__ = ["Chunks", "Merge", "StructureSource", "pieces"]
-
-
-@runtime_checkable
-class StructureSource(Protocol):
-    """Structures by index; `tether.data.store.Store` is one."""
-
-    n_systems: int
-
-    def batch(self, indices: Sequence[int]) -> AtomBatch:
-        """Structures by index, in that order."""
-        ...
-
-
-def pieces(
-    source: StructureSource | AtomBatch | Iterable[AtomBatch],
-    indices: Sequence[int] | None,
-    chunk_size: int,
-) -> Iterator[AtomBatch]:
-    """Cut structures into chunks.
-
-    Parameters
-    ----------
-    source : StructureSource, AtomBatch or iterable of AtomBatch
-        Where they are.
-    indices : sequence of int or None
-        Rows of a store; None: all.
-    chunk_size : int
-        Structures of a chunk, at most.
-
-    Yields
-    ------
-    AtomBatch
-        The same chunks each time, whatever the number of workers.
-    """
-    if isinstance(source, StructureSource):
-        rows = range(source.n_systems) if indices is None else list(indices)
-        for start in range(0, len(rows), chunk_size):
-            yield source.batch(rows[start : start + chunk_size])
-        return
-    batches = [source] if isinstance(source, AtomBatch) else source
-    for batch in batches:
-        for start in range(0, batch.n_systems, chunk_size):
-            yield batch.select(torch.arange(start, min(start + chunk_size, batch.n_systems)))
+__all__ = ["Chunks", "Merge"]
 
 
 class Chunks:
@@ -72,7 +28,7 @@ class Chunks:
     Parameters
     ----------
     batches : iterator of AtomBatch
-        From `pieces`.
+        From `tether.data.pieces`; the same each time, whatever the number of workers.
     parts : Parts
         Where shards are.
     settings : Settings

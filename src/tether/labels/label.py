@@ -14,9 +14,10 @@ from torch import nn
 
 import tether
 from tether.data.chunks import ENERGY, FORCES
+from tether.data.pieces import StructureSource, pieces
 from tether.data.store import write_store
 from tether.errors import TetherError
-from tether.labels.chunking import Chunks, Merge, StructureSource, pieces
+from tether.labels.chunking import Chunks, Merge
 from tether.labels.pool import n_cores, run_tasks
 from tether.labels.pseudo import PseudoLabeller, require_potential
 from tether.labels.shards import Parts, open_parts
@@ -284,7 +285,7 @@ def label_structures(
     n_workers, payload = _plan_workers(workers, origin)
     metadata = _metadata(settings, origin)
     parts = open_parts(out, {**metadata, "chunk_size": chunk_size, "max_atoms": max_atoms})
-    chunks = Chunks(pieces(source, indices, chunk_size), parts, settings)
+    chunks = Chunks(pieces(source, chunk_size, indices=indices), parts, settings)
     rate = _drain(_results(chunks, origin, n_workers, payload), chunks, progress)
     merge = _finish(out, chunks, parts, metadata, with_)
     return LabelReport(

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from tether.config import Config
 
-__all__ = ["summarise"]
+__all__ = ["errors_of", "summarise"]
 
 STATISTICS: tuple[Statistic, ...] = ("mae", "rmse")
 #: Recipes that others are compared with, where they were run.
@@ -61,7 +61,7 @@ def summarise(folder: Path, *, config: Config) -> dict[str, Any]:
     }
     complete = {key: run for key, run in runs.items() if run.is_complete}
     metrics = {key: read_json(run.metrics) for key, run in complete.items()}
-    errors: Errors = {key: _errors(run) for key, run in complete.items()}
+    errors: Errors = {key: errors_of(run) for key, run in complete.items()}
     store = Store.open(config.store)
     split = Split.from_json(config.split, fingerprint=store.fingerprint)
     units = {name: store.targets[name].unit for name in config.targets}
@@ -89,8 +89,20 @@ def summarise(folder: Path, *, config: Config) -> dict[str, Any]:
     }
 
 
-def _errors(run: Run) -> dict[tuple[str, str], np.ndarray]:
-    """(target, subset) → prediction minus truth, labelled entries in the order of the split."""
+def errors_of(run: Run) -> dict[tuple[str, str], np.ndarray]:
+    """Errors of a finished run.
+
+    Parameters
+    ----------
+    run : Run
+        With predictions.
+
+    Returns
+    -------
+    dict
+        (target, subset) → prediction minus truth in the target's unit, shape (n_labelled,), in the
+        order of the split; sets without a label are left out.
+    """
     table = pq.read_table(run.predictions)
     target, subset = (
         np.asarray(table[name].to_pylist(), dtype=object) for name in ("target", "subset")

@@ -123,7 +123,7 @@ def _write_points(folder: Path, recipe: str, seed: int, mols: list[Atoms], sampl
         own = dict(zip(("x_before", "y_before", "x_after", "y_after"), places[number], strict=True))
         ends = {"atom_idx_i": i, "atom_idx_j": j, "distance": distance}
         rows.append(
-            {"edge": number, "structure": _id(row), **ends, "class": name, "layer": N_LAYERS - 1}
+            {"edge": number, "structure": _id(row), **ends, "class": name}
             | {**own, "subset": subset[row]}
         )
     pq.write_table(pa.Table.from_pylist(rows), folder / "edges.parquet")

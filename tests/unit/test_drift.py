@@ -23,6 +23,7 @@ from tether.drift.files import CollapseFolder
 from tether.drift.opened import DriftSettings, OpenedRun
 from tether.drift.run import STAGES, measure_run
 from tether.errors import TetherError
+from tether.report.collapse_points import read_points
 from tether.run import Run
 from tether.splits.split import Split, StoreReference
 from tether.structures import from_ase
@@ -122,6 +123,18 @@ def test_every_measure_says_what_it_is(
     settings = found["provenance"]["settings"]
     assert (settings["per_class"], settings["embed_seeds"]) == (12, [0])
     assert found["provenance"]["backbone"]["name"] == "tiny"
+
+
+def test_the_report_reads_what_is_written(comparison: Path, content: dict[str, Any]) -> None:
+    found = read_points(comparison / "runs" / "full-s0" / "collapse")
+    assert found.problems == {}
+    assert found.atoms is not None
+    assert set(found.atoms.layers) == {0, 1}
+    assert found.edges is not None
+    assert set(found.edges.layers) == {0}
+    assert found.edges.length is not None
+    assert (found.edges.length > 0).all()
+    assert set(found.structures.subset if found.structures else ()) == {"test/id", "test/ood"}
 
 
 def test_atoms_are_the_same_sample_in_every_layer_and_run(

@@ -20,13 +20,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tether.collapse.pooled import pool
 from tether.report import explorer as explorer_module
 from tether.report.build import build_report
 from tether.report.collapse import collapse_context
 from tether.report.collapse_panels import distance_panel, forest_panel, live_panels
 from tether.report.collapse_points import RunPoints, Structures, read_points
 from tether.report.collapse_predicts import foretelling, last_layer_predicts, oriented
-from tether.report.collapse_read import Collapse, layers_of, pool, read_collapse
+from tether.report.collapse_read import Collapse, layers_of, pool_runs, read_collapse
 from tether.report.collapse_tables import class_table, measure_tables, verdict_on_null
 from tether.report.explorer import explorer, face_on, pack, quantise
 from tether.report.read import Comparison, read_comparison
@@ -235,13 +236,38 @@ def test_side_of_the_null(value: float | None, direction: str, family: str, word
 
 
 def test_pooling_takes_the_widest_interval() -> None:
-    first = {"value": 1.0, "low": 0.5, "high": 1.2}
-    second = {"value": 3.0, "low": 2.5, "high": 3.7}
+    first = {"value": 1.0, "low": 0.5, "high": 1.2, "before": 4.0, "null_low": 3.0}
+    second = {"value": 3.0, "low": 2.5, "high": 3.7, "null_low": 3.5, "null_high": 4.5}
     found = pool([first, None, second])
     assert (found.value, found.low, found.high, found.seeds) == (2.0, 0.5, 3.7, (1.0, 3.0))
-    nothing = pool([{"value": math.nan, "missing": "NaN features"}, None])
+    assert (found.before, found.null_low, found.null_high) == (4.0, 3.5, 4.5)
+    nothing = pool([{"value": None, "missing": "NaN features"}, None])
     assert (nothing.value, nothing.missing) == (None, "NaN features")
     assert pool([None]).missing == "not measured"
+
+
+def test_pooling_over_a_recipe_and_over_all(comparison: Comparison) -> None:
+    runs = read_collapse(comparison).known
+    own = pool_runs(runs, "atoms", "cka", recipe="full")
+    every = pool_runs(runs, "atoms", "cka")
+    assert len(own.seeds) == sum(run.run.recipe == "full" for run in runs) < len(every.seeds)
+    assert own.value != every.value
+    assert pool_runs(runs, "atoms", "cka", 0).value != every.value  # another layer
+
+
+def test_a_number_that_is_none_is_not_pooled(comparison: Comparison) -> None:
+    path = comparison.runs[0].folder / "collapse" / "measures.json"
+    before = path.read_text()
+    content = json.loads(before)
+    for entry in content["atoms"]:
+        entry["value"] = "much"
+    path.write_text(json.dumps(content))
+    try:
+        run = read_collapse(comparison).runs[0]
+    finally:
+        path.write_text(before)
+    assert not run.problem
+    assert pool([run.entry("atoms", "cka")]).value is None
 
 
 def test_the_last_layer_comes_after_the_inner_ones(comparison: Comparison) -> None:

@@ -172,7 +172,7 @@ def test_bad_input_is_refused_before_anything_is_written(workspace: Any, tmp_pat
 def test_a_set_without_labels_of_a_target_has_no_row(tmp_path: Path) -> None:
     import pyarrow as pa
 
-    from tether.summary import _errors
+    from tether.summary import errors_of
 
     nan = float("nan")
     columns = {
@@ -182,7 +182,7 @@ def test_a_set_without_labels_of_a_target_has_no_row(tmp_path: Path) -> None:
         "subset": ["val"] * 4,
     }
     pq.write_table(pa.table(columns), tmp_path / "predictions.parquet")
-    found = _errors(Run(tmp_path))
+    found = errors_of(Run(tmp_path))
     assert {key: value.tolist() for key, value in found.items()} == {("a", "val"): [0.5]}
 
 

@@ -10,6 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from tether.cli.tables import stack
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
@@ -102,7 +104,7 @@ def _measure_table(rows: list[dict[str, Any]], recipes: list[str], title: str) -
         first = next(iter(found.values()))
         unit = "" if first["unit"] in {"", "1"} else f" ({first['unit']})"
         way = "↓" if first["collapse_means"] == "lower" else "↑"
-        null = _stack(_interval(first, "null_low", "null_high"))
+        null = stack(_interval(first, "null_low", "null_high"))
         cells = [_value_cell(found.get(recipe)) for recipe in recipes]
         table.add_row(
             Text(f"{first['label']}{unit} {way}"), null, Text(_number(first["before"])), *cells
@@ -139,7 +141,7 @@ def _value_cell(row: Mapping[str, Any] | None) -> Text:
         return Text(MISSING, style="dim")
     if row["value"] is None:
         return Text(row["missing"] or MISSING, style="dim")
-    return _stack(_number(row["value"]), _interval(row, "low", "high"))
+    return stack(_number(row["value"]), _interval(row, "low", "high"))
 
 
 def _interval(row: Mapping[str, Any], low: str, high: str) -> str:
@@ -150,10 +152,3 @@ def _interval(row: Mapping[str, Any], low: str, high: str) -> str:
 
 def _number(value: float | None) -> str:
     return MISSING if value is None else f"{value:.3g}"
-
-
-def _stack(first: str, *below: str) -> Text:
-    text = Text(first, justify="right")
-    for line in filter(None, below):
-        text.append(f"\n{line}", style="dim")
-    return text

@@ -18,7 +18,7 @@ from tether.report.verdict import verdict
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["print_comparison"]
+__all__ = ["print_comparison", "stack"]
 
 _WIDE = 100
 
@@ -86,10 +86,10 @@ def _table(
     return table
 
 
-def _stack(*lines: str, style: str = "") -> Text:
-    """Stack a number with smaller print below it."""
+def stack(*lines: str, style: str = "") -> Text:
+    """Stack a number with smaller print below it; empty lines are left out."""
     text = Text(lines[0], style=style, justify="right")
-    for line in lines[1:]:
+    for line in filter(None, lines[1:]):
         text.append(f"\n{line}", style="not bold dim")
     return text
 
@@ -106,13 +106,13 @@ def _error_columns(values: Values) -> list[tuple[str, list[Text]]]:
         elif column.label == "MAE":
             mae_labels.append(subset)
             mae_cells.append([cell.text for cell in cells])
-    stacked = [_stack(*texts) for texts in zip(*mae_cells, strict=True)]
+    stacked = [stack(*texts) for texts in zip(*mae_cells, strict=True)]
     return [*found, (f"MAE\n{'/'.join(mae_labels)}", stacked)]
 
 
 def _error_cell(cell: Cell) -> Text:
     style = "bold green" if cell.best else ""
-    return _stack(cell.text, *cell.details, style=style)
+    return stack(cell.text, *cell.details, style=style)
 
 
 def _gain_columns(values: Values) -> list[tuple[str, list[Text]]]:
@@ -132,7 +132,7 @@ def _gain_cell(cell: Cell) -> Text:
         return Text(MISSING, style="dim")
     style = "green" if cell.value > 0 else "red" if cell.value < 0 else ""
     p_value = [detail for detail in cell.details if detail.startswith("p")]
-    return _stack(f"{cell.text} %", *p_value, style=style)
+    return stack(f"{cell.text} %", *p_value, style=style)
 
 
 def _force_cells(summary: Mapping[str, Any], recipes: list[str]) -> list[Text]:
@@ -150,7 +150,7 @@ def _force_cells(summary: Mapping[str, Any], recipes: list[str]) -> list[Text]:
             cells.append(Text(MISSING, style="dim"))
             continue
         change = f"{format_quantity(before, decimals)}→{format_quantity(after, decimals)}"
-        cells.append(_stack(change, *([] if ratio is None else [f"×{ratio:.2f}"])))
+        cells.append(stack(change, *([] if ratio is None else [f"×{ratio:.2f}"])))
     return cells
 
 
@@ -164,7 +164,7 @@ def _cost_cells(summary: Mapping[str, Any], target: str, recipes: list[str]) -> 
         row = next(filter(None, rows), {})
         steps, seconds = as_number(row.get("property_steps")), as_number(row.get("seconds"))
         time = MISSING if seconds is None else f"{format_quantity(seconds, 0)} s"
-        cells.append(_stack(format_quantity(steps, 0), time))
+        cells.append(stack(format_quantity(steps, 0), time))
     return cells
 
 

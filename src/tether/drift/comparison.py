@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
+from tether.collapse.pooled import pool
 from tether.collapse.predicts import rank_correlation
 from tether.config import load_config
 from tether.drift.files import FORMAT, CollapseFolder
 from tether.drift.opened import ID_SET, DriftSettings, OpenedRun
 from tether.drift.run import check_packages, is_current, measure_run
 from tether.errors import TetherError
-from tether.metrics.regression import rmse
 from tether.run import Run
 from tether.serialization import read_json, write_json
+from tether.summary import errors_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -188,64 +188,37 @@ def _run_entry(opened: OpenedRun, target: str) -> dict[str, Any]:
         for points in ("atoms", "edges", "function")
         for measure in content[points]
     ]
-    table = pq.read_table(opened.run.predictions)
-    columns = {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
-    ood = opened.ood_sets(ID_SET)
+    errors = errors_of(opened.run)
 
     def error(sets: Sequence[str]) -> float | None:
-        here = (columns["target"] == target) & np.isin(columns["subset"].astype(str), list(sets))
-        here &= ~np.isnan(columns["true"])
-        if not here.any():
-            return None
-        return float(rmse(columns["true"][here], columns["pred"][here]))
+        found = [errors[target, name] for name in sets if (target, name) in errors]
+        return float(np.sqrt(np.mean(np.concatenate(found) ** 2))) if found else None
 
     return {
         "recipe": opened.recipe,
         "seed": opened.seed,
         "folder": opened.run.folder.name,
         "id_rmse": error([ID_SET]),
-        "ood_rmse": error(ood),
+        "ood_rmse": error(opened.ood_sets(ID_SET)),
         "measures": measures,
     }
 
 
 def _pooled(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Mean over the seeds of each recipe; the interval is the widest that its seeds have."""
+    """Each measure over the seeds of each recipe."""
     rows: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for run in runs:
         for measure in run["measures"]:
             rows.setdefault((run["recipe"], *(measure[k] for k in KEY)), []).append(measure)
     pooled = []
     for (recipe, *_), found in rows.items():
-        values = [m["value"] for m in found if m["value"] is not None]
+        whole = asdict(pool(found))
+        seeds = list(whole.pop("seeds"))
+        facts = {name: found[0][name] for name in (*KEY, *FACTS)}
         pooled.append(
-            {
-                "recipe": recipe,
-                **{name: found[0][name] for name in (*KEY, *FACTS)},
-                "value": float(np.mean(values)) if values else None,
-                "low": _extreme(found, "low", min),
-                "high": _extreme(found, "high", max),
-                "before": _mean(found, "before"),
-                "null_low": _extreme(found, "null_low", min),
-                "null_high": _extreme(found, "null_high", max),
-                "n_seeds": len(values),
-                "seed_values": values,
-                "missing": "" if values else found[0]["missing"],
-            }
+            {"recipe": recipe, **facts, **whole, "n_seeds": len(seeds), "seed_values": seeds}
         )
     return pooled
-
-
-def _mean(rows: list[dict[str, Any]], name: str) -> float | None:
-    values = [row[name] for row in rows if row[name] is not None]
-    return float(np.mean(values)) if values else None
-
-
-def _extreme(
-    rows: list[dict[str, Any]], name: str, choose: Callable[[list[float]], float]
-) -> float | None:
-    values = [row[name] for row in rows if row[name] is not None]
-    return choose(values) if values else None
 
 
 def _predicts(runs: list[dict[str, Any]], *, seed: int) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tether.report.figures import INK, NEUTRAL, base_figure, plain, recipe_style
+from tether.report.figures import INK, NEUTRAL, base_figure, plain, recipe_style, shade
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -159,16 +159,7 @@ def layer_lines(
             hovertemplate="layer %{x}: %{y:.4g}<extra>pretrained</extra>",
         )
     for recipe, values in curves.items():
-        colour, dash = recipe_style(positions[recipe])
-        figure.add_scatter(
-            x=at,
-            y=values,
-            mode="lines+markers",
-            name=plain(recipe),
-            line={"color": colour, "dash": dash, "width": 1.8},
-            marker={"size": 6},
-            hovertemplate="layer %{x}: %{y:.4g}<extra>%{fullData.name}</extra>",
-        )
+        _recipe_line(figure, recipe, positions[recipe], at, values, hover="layer %{x}: %{y:.4g}")
     figure.update_layout(xaxis={"tickvals": list(layers), "showgrid": False})
     return figure
 
@@ -202,24 +193,31 @@ def distance_lines(
         height=340, x_title="distance to the training set (pretrained features)", y_title=axis_title
     )
     if id_range is not None:
-        figure.add_vrect(
-            x0=id_range[0],
-            x1=id_range[1],
-            fillcolor=NEUTRAL,
-            opacity=0.14,
-            line_width=0,
-            layer="below",
-        )
-    for recipe, (distance, error) in curves.items():
-        colour, dash = recipe_style(positions[recipe])
-        figure.add_scatter(
-            x=distance.astype(np.float32),
-            y=error.astype(np.float32),
-            mode="lines+markers",
-            name=plain(recipe),
-            line={"color": colour, "dash": dash, "width": 1.8},
-            marker={"size": 6},
-            hovertemplate="distance %{x:.3g}: %{y:.3g}<extra>%{fullData.name}</extra>",
-        )
+        shade(figure, id_range)
+    for recipe, curve in curves.items():
+        x, y = (values.astype(np.float32) for values in curve)
+        hover = "distance %{x:.3g}: %{y:.3g}"
+        _recipe_line(figure, recipe, positions[recipe], x, y, hover=hover)
     figure.update_layout(yaxis={"rangemode": "tozero"})
     return figure
+
+
+def _recipe_line(
+    figure: go.Figure,
+    recipe: str,
+    position: int,
+    x: NDArray[np.floating],
+    y: NDArray[np.floating],
+    *,
+    hover: str,
+) -> None:
+    colour, dash = recipe_style(position)
+    figure.add_scatter(
+        x=x,
+        y=y,
+        mode="lines+markers",
+        name=plain(recipe),
+        line={"color": colour, "dash": dash, "width": 1.8},
+        marker={"size": 6},
+        hovertemplate=f"{hover}<extra>%{{fullData.name}}</extra>",
+    )

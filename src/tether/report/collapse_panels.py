@@ -10,19 +10,18 @@ from tether.report.collapse_figures import distance_lines, forest_plot, layer_li
 from tether.report.collapse_predicts import last_layer_predicts, oriented, predict_label
 from tether.report.collapse_read import (
     Collapse,
-    CollapseRun,
     layers_of,
     measure_names,
-    pool,
+    pool_runs,
     recipes_with,
 )
-from tether.report.collapse_tables import before_of, first_entry, label_of, null_of
+from tether.report.collapse_tables import first_entry, label_of
 from tether.report.format import as_number
 from tether.report.panels import Panel, curve_panel, or_nan
 from tether.report.results import recipes_of, unit_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
 
@@ -77,21 +76,22 @@ def _layer_panel(comparison: Comparison, collapse: Collapse, name: str) -> Panel
     first = first_entry(runs, "atoms", name) or {}
     title = label_of(first)
     curves = {
-        recipe: np.array([_pooled(runs, recipe, name, layer) for layer in layers])
+        recipe: _values(
+            pool_runs(runs, "atoms", name, layer, recipe=recipe).value for layer in layers
+        )
         for recipe in recipes_with(runs)
     }
     curves = {recipe: values for recipe, values in curves.items() if np.isfinite(values).any()}
     if not curves:
         return Panel(title, missing="not computable for any run")
-    limits = [null_of(runs, "atoms", name, layer) for layer in layers]
-    low, high = (np.array([or_nan(pair[end]) for pair in limits]) for end in (0, 1))
-    before = np.array([or_nan(before_of(runs, "atoms", name, layer)) for layer in layers])
+    start = [pool_runs(runs, "atoms", name, layer) for layer in layers]
+    low, high = _values(s.null_low for s in start), _values(s.null_high for s in start)
     unit = str(first.get("unit") or "")
     figure = layer_lines(
         positions,
         curves,
         positions=_positions(comparison),
-        before=before,
+        before=_values(s.before for s in start),
         null=(low, high),
         axis_title=unit if unit != "1" else "",  # the panel's heading names the measure
     )
@@ -104,9 +104,8 @@ def _layer_panel(comparison: Comparison, collapse: Collapse, name: str) -> Panel
     return Panel(title, caption.strip(), alt, figure)
 
 
-def _pooled(runs: list[CollapseRun], recipe: str, name: str, layer: int | None) -> float:
-    own = [run.entry("atoms", name, layer) for run in runs if run.run.recipe == recipe]
-    return or_nan(pool(own).value)
+def _values(values: Iterable[float | None]) -> NDArray[np.float64]:
+    return np.array([or_nan(value) for value in values])
 
 
 def live_panels(comparison: Comparison) -> list[Panel]:

@@ -151,6 +151,10 @@ def _floats(column: pa.ChunkedArray) -> NDArray[np.float64]:
     return np.asarray(column.to_numpy(), dtype=np.float64)
 
 
+def _integers(table: pa.Table, name: str, file: str) -> NDArray[np.int64]:
+    return np.asarray(_column(table, name, file).to_numpy(), dtype=np.int64)
+
+
 def _structures(table: pa.Table) -> Structures:
     file = "structures.parquet"
     ids = [str(value) for value in _column(table, "structure", file).to_pylist()]
@@ -186,16 +190,15 @@ def _structures(table: pa.Table) -> Structures:
 
 
 def _points(table: pa.Table, structures: Structures, file: str) -> Points:
-    ends = ("atom_idx_i", "atom_idx_j") if file == "edges.parquet" else ("atom_idx",)
+    is_edges = file == "edges.parquet"
+    ends = ("atom_idx_i", "atom_idx_j") if is_edges else ("atom_idx",)
     if table.num_rows == 0:
         raise _damaged(file, "has no rows")
     # Edges are of the last layer only, and their file has no such column.
     layer = (
-        np.zeros(table.num_rows, dtype=np.int64)
-        if len(ends) == 2 and "layer" not in table.column_names
-        else np.asarray(_column(table, "layer", file).to_numpy(), dtype=np.int64)
+        np.zeros(table.num_rows, dtype=np.int64) if is_edges else _integers(table, "layer", file)
     )
-    number = _sample_number(table, layer, file)
+    number = _integers(table, "edge" if is_edges else "atom", file)
     order = np.lexsort((number, layer))
     layer, number = layer[order], number[order]
     names = np.unique(layer)
@@ -217,10 +220,7 @@ def _points(table: pa.Table, structures: Structures, file: str) -> Points:
     if unknown is not None:
         raise _damaged(file, f"has a point of {unknown}, which structures.parquet does not have")
     structure = np.array([row_of[name] for name in own], dtype=np.int64)
-    atom = np.stack(
-        [np.asarray(_column(table, end, file).to_numpy(), dtype=np.int64)[first] for end in ends],
-        axis=1,
-    )
+    atom = np.stack([_integers(table, end, file)[first] for end in ends], axis=1)
     sizes = np.array([len(structures.numbers[row]) for row in structure])
     if (atom < 0).any() or (atom >= sizes[:, None]).any():
         raise _damaged(file, "names an atom that its structure does not have")
@@ -229,20 +229,6 @@ def _points(table: pa.Table, structures: Structures, file: str) -> Points:
         structure=structure,
         atom=atom,
         classes=[str(name) for name in _column(table, "class", file).take(first).to_pylist()],
-        length=_floats(_column(table, "distance", file))[first] if len(ends) == 2 else None,
+        length=_floats(_column(table, "distance", file))[first] if is_edges else None,
         layers={int(names[idx]): maps[idx] for idx in np.flatnonzero(has_map)},
     )
-
-
-def _sample_number(table: pa.Table, layer: NDArray[np.int64], file: str) -> NDArray[np.int64]:
-    """Running number of each row; without such a column, the rows of a layer are counted."""
-    for name in ("edge", "atom"):
-        if name in table.column_names:
-            return np.asarray(table[name].to_numpy(), dtype=np.int64)
-    if file == "atoms.parquet":
-        raise _damaged(file, "has no column atom")
-    number = np.empty(len(layer), dtype=np.int64)
-    for name in np.unique(layer):
-        here = layer == name
-        number[here] = np.arange(here.sum())
-    return number

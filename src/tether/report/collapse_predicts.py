@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from tether.report.collapse_read import KINDS, Collapse
 from tether.report.collapse_tables import first_entry, label_of
-from tether.report.format import MISSING, as_number, format_interval, format_p, format_quantity
-from tether.report.tables import Cell, Column, Table
+from tether.report.format import MISSING, as_number, format_interval, format_p
+from tether.report.tables import Cell, Column, Table, number_cell
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -127,7 +127,7 @@ def predicts_table(collapse: Collapse) -> Table:
                 Cell(shown, rho, muted=rho is None),
                 Cell(interval or MISSING, muted=not interval),
                 Cell(format_p(p_value).removeprefix("p ").removeprefix("= ") or MISSING),
-                Cell(format_quantity(n_runs, 0), n_runs, muted=n_runs is None),
+                number_cell(n_runs, 0),
             ]
         )
     caption = "Rank correlation of collapse with the OOD error, over runs"

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from tether.collapse.pooled import Pooled, pool
 from tether.report.format import as_number
+from tether.report.read import read_object
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Sequence
 
     from tether.report.read import Comparison, Run
 
@@ -20,10 +18,9 @@ __all__ = [
     "KINDS",
     "Collapse",
     "CollapseRun",
-    "Pooled",
     "layers_of",
     "measure_names",
-    "pool",
+    "pool_runs",
     "read_collapse",
     "recipes_with",
 ]
@@ -31,6 +28,7 @@ __all__ = [
 #: Lists of measurements in `measures.json`.
 KINDS = ("atoms", "edges", "function")
 _NEEDED = ("name", "family")
+_NUMBERS = ("value", "low", "high", "before", "null_low", "null_high")
 
 
 @dataclass(frozen=True)
@@ -95,29 +93,6 @@ class Collapse:
         return [run for run in self.runs if not run.problem]
 
 
-@dataclass(frozen=True)
-class Pooled:
-    """One measure of one recipe over its seeds.
-
-    Attributes
-    ----------
-    value : float or None
-        Mean over the seeds that have it.
-    low, high : float or None
-        Widest reach of the seeds' intervals.
-    seeds : tuple of float
-        Value of each seed.
-    missing : str
-        Reason where `value` is None.
-    """
-
-    value: float | None
-    low: float | None
-    high: float | None
-    seeds: tuple[float, ...]
-    missing: str
-
-
 def read_collapse(comparison: Comparison) -> Collapse:
     """Read the measures of every run, and what they predict.
 
@@ -138,7 +113,7 @@ def read_collapse(comparison: Comparison) -> Collapse:
     if not known:
         damaged = [f"{run.run.folder.name}: {run.problem}" for run in runs if run.measures]
         missing = "; ".join(damaged) or command
-    pooled = {} if comparison.is_single_run else _read_object(comparison.folder / "collapse.json")
+    pooled = {} if comparison.is_single_run else read_object(comparison.folder / "collapse.json")
     predicts = [
         dict(entry)
         for entry in _dicts(pooled.get("predicts"))
@@ -163,19 +138,11 @@ def _dicts(value: object) -> list[dict[str, Any]]:
     return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
 
 
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
 def _read_run(run: Run) -> CollapseRun:
     path = run.folder / "collapse" / "measures.json"
     if not path.is_file():
         return CollapseRun(run, {}, "no collapse/measures.json")
-    measures = _read_object(path)
+    measures = read_object(path)
     if not measures:
         return CollapseRun(run, {"damaged": True}, "collapse/measures.json cannot be read")
     if measures.get("format") != 1:
@@ -183,7 +150,7 @@ def _read_run(run: Run) -> CollapseRun:
         return CollapseRun(run, measures, f"`format` of collapse/measures.json is {found!r}, not 1")
     for kind in KINDS:
         measures[kind] = [
-            entry
+            {**entry, **{key: as_number(entry.get(key)) for key in _NUMBERS}}
             for entry in _dicts(measures.get(kind))
             if all(isinstance(entry.get(key), str) for key in _NEEDED)
             and isinstance(entry.get("layer"), int | None)
@@ -228,32 +195,31 @@ def layers_of(runs: Sequence[CollapseRun], kind: str, name: str) -> list[tuple[i
     return [*numbered, (max(inner, default=-1) + 1, None)] if None in own else numbered
 
 
-def pool(entries: Sequence[Mapping[str, Any] | None]) -> Pooled:
-    """Pool one measure over the seeds of a recipe.
+def pool_runs(
+    runs: Sequence[CollapseRun],
+    kind: str,
+    name: str,
+    layer: int | None = None,
+    *,
+    recipe: str | None = None,
+) -> Pooled:
+    """Pool one measure over the runs of a recipe, or of all.
 
     Parameters
     ----------
-    entries : sequence of mapping or None
-        Its measurement in each run; None where a run has none.
+    runs : sequence of CollapseRun
+        Those that have measures; all compare with the same pretrained model.
+    kind, name : str
+        Which measure.
+    layer : int, optional
+        Which layer; the last one by default.
+    recipe : str, optional
+        Whose runs; default all, for the pretrained value and the null.
 
     Returns
     -------
     Pooled
-        The mean, and the widest reach of the intervals: an interval of one run says nothing of
-        the scatter between runs, so the widest is the honest one to show beside a mean.
+        In the measure's unit.
     """
-    found = [entry for entry in entries if entry is not None]
-    values = [as_number(entry.get("value")) for entry in found]
-    seeds = tuple(value for value in values if value is not None)
-    if not seeds:
-        reasons = [_text(entry.get("missing")) for entry in found]
-        return Pooled(None, None, None, (), next(filter(None, reasons), "not measured"))
-    lows, highs = ([as_number(entry.get(key)) for entry in found] for key in ("low", "high"))
-    known = [
-        (low, high)
-        for low, high in zip(lows, highs, strict=True)
-        if low is not None and high is not None
-    ]
-    low = min((pair[0] for pair in known), default=None)
-    high = max((pair[1] for pair in known), default=None)
-    return Pooled(float(np.mean(seeds)), low, high, seeds, "")
+    chosen = (run for run in runs if recipe in {None, run.run.recipe})
+    return pool(run.entry(kind, name, layer) for run in chosen)

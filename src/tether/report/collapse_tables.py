@@ -9,10 +9,9 @@ import numpy as np
 from tether.report.collapse_read import (
     KINDS,
     CollapseRun,
-    Pooled,
     layers_of,
     measure_names,
-    pool,
+    pool_runs,
     recipes_with,
 )
 from tether.report.format import (
@@ -22,19 +21,19 @@ from tether.report.format import (
     format_quantity,
     n_decimals,
 )
-from tether.report.tables import Cell, Column, Table
+from tether.report.tables import Cell, Column, Table, number_cell
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from tether.collapse.pooled import Pooled
+
 __all__ = [
-    "before_of",
     "class_table",
     "first_entry",
     "label_of",
     "layer_table",
     "measure_tables",
-    "null_of",
     "sources_table",
     "verdict_on_null",
 ]
@@ -89,17 +88,18 @@ def _family_table(
     rows, has_before, has_null = [], False, False
     for name in names:
         first = first_entry(runs, kind, name) or {}
-        pooled = [_pool_recipe(runs, recipe, kind, name) for recipe in recipes]
-        before = pool([{"value": before_of(runs, kind, name)}]).value
-        low, high = null_of(runs, kind, name)
-        decimals = n_decimals([before, *(entry.value for entry in pooled)])
-        has_before |= before is not None
-        has_null |= low is not None
-        row = [Cell(label_of(first), details=_words(first))]
-        row.append(Cell(format_quantity(before, decimals), before, muted=before is None))
-        null = format_interval(low, high, decimals)
-        row.append(Cell(null or MISSING, muted=not null))
-        row += [_value_cell(entry, first, (low, high), decimals) for entry in pooled]
+        pooled = [pool_runs(runs, kind, name, recipe=recipe) for recipe in recipes]
+        start = pool_runs(runs, kind, name)
+        decimals = n_decimals([start.before, *(entry.value for entry in pooled)])
+        has_before |= start.before is not None
+        has_null |= start.null_low is not None
+        null = format_interval(start.null_low, start.null_high, decimals)
+        row = [
+            Cell(label_of(first), details=_words(first)),
+            number_cell(start.before, decimals),
+            Cell(null or MISSING, muted=not null),
+        ]
+        row += [_value_cell(entry, first, start, decimals) for entry in pooled]
         rows.append(row)
     columns = [Column("Measure", numeric=False), Column("Pretrained"), Column("Null")]
     columns += [Column(recipe, group="After fine-tuning") for recipe in recipes]
@@ -110,49 +110,6 @@ def _family_table(
         [[cell for cell, kept in zip(row, keep, strict=True) if kept] for row in rows],
         [],
     )
-
-
-def _pool_recipe(
-    runs: Sequence[CollapseRun], recipe: str, kind: str, name: str, layer: int | None = None
-) -> Pooled:
-    return pool([run.entry(kind, name, layer) for run in runs if run.run.recipe == recipe])
-
-
-def before_of(
-    runs: Sequence[CollapseRun], kind: str, name: str, layer: int | None = None
-) -> float | None:
-    """Return a measure of the pretrained features, or None for a distance to them."""
-    found = [run.entry(kind, name, layer) or {} for run in runs]
-    values = [as_number(entry.get("before")) for entry in found]
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
-
-
-def null_of(
-    runs: Sequence[CollapseRun], kind: str, name: str, layer: int | None = None
-) -> tuple[float | None, float | None]:
-    """Widest null interval of a measure over the runs.
-
-    Parameters
-    ----------
-    runs : sequence of CollapseRun
-        Those that have measures; all compare with the same pretrained model.
-    kind, name : str
-        Which measure.
-    layer : int, optional
-        Which layer; the last one by default.
-
-    Returns
-    -------
-    (float, float) or (None, None)
-        In the measure's unit.
-    """
-    found = [run.entry(kind, name, layer) or {} for run in runs]
-    lows = [as_number(entry.get("null_low")) for entry in found]
-    highs = [as_number(entry.get("null_high")) for entry in found]
-    low = min((value for value in lows if value is not None), default=None)
-    high = max((value for value in highs if value is not None), default=None)
-    return (None, None) if low is None or high is None else (low, high)
 
 
 def label_of(entry: Mapping[str, Any]) -> str:
@@ -204,15 +161,10 @@ def verdict_on_null(
     return "worse than null" if is_worse else "better than null"
 
 
-def _value_cell(
-    pooled: Pooled,
-    entry: Mapping[str, Any],
-    null: tuple[float | None, float | None],
-    decimals: int,
-) -> Cell:
+def _value_cell(pooled: Pooled, entry: Mapping[str, Any], start: Pooled, decimals: int) -> Cell:
     if pooled.value is None:
         return Cell("not computable", details=(pooled.missing,), muted=True)
-    verdict = verdict_on_null(pooled.value, *null, entry)
+    verdict = verdict_on_null(pooled.value, start.null_low, start.null_high, entry)
     details = [format_interval(pooled.low, pooled.high, decimals), verdict]
     return Cell(
         format_quantity(pooled.value, decimals),
@@ -245,19 +197,20 @@ def layer_table(runs: Sequence[CollapseRun]) -> Table:
             continue
         first = first_entry(runs, "atoms", name) or {}
         pooled = {
-            layer: [_pool_recipe(runs, recipe, "atoms", name, layer) for recipe in recipes]
+            layer: [pool_runs(runs, "atoms", name, layer, recipe=recipe) for recipe in recipes]
             for _, layer in layers
         }
-        before = {layer: before_of(runs, "atoms", name, layer) for _, layer in layers}
+        start = {layer: pool_runs(runs, "atoms", name, layer) for _, layer in layers}
         decimals = n_decimals(
-            [*before.values(), *(entry.value for row in pooled.values() for entry in row)]
+            [
+                *(entry.before for entry in start.values()),
+                *(entry.value for row in pooled.values() for entry in row),
+            ]
         )
         for position, layer in layers:
-            null = null_of(runs, "atoms", name, layer)
-            value = before[layer]
             row = [Cell(label_of(first)), Cell(str(position), float(position))]
-            row.append(Cell(format_quantity(value, decimals), value, muted=value is None))
-            row += [_value_cell(entry, first, null, decimals) for entry in pooled[layer]]
+            row.append(number_cell(start[layer].before, decimals))
+            row += [_value_cell(entry, first, start[layer], decimals) for entry in pooled[layer]]
             rows.append(row)
     return Table("Every layer; 0 is the first", columns, rows, [])
 
@@ -283,22 +236,14 @@ def class_table(runs: Sequence[CollapseRun]) -> Table:
     for name in dict.fromkeys(names):
         count = _class_value(runs, name, "n")
         before = _class_value(runs, name, "purity_before")
-        row = [Cell(name), Cell(format_quantity(count, 0), count, muted=count is None)]
-        row.append(Cell(format_quantity(before, 3), before, muted=before is None))
+        row = [Cell(name), number_cell(count, 0), number_cell(before, 3)]
         for recipe in recipes:
             own = [run for run in runs if run.run.recipe == recipe]
             after = _class_value(own, name, "purity_after")
             change = "" if after is None or before is None else _signed(after - before)
             moved = _class_value(own, name, "displacement")
             details = (change, "" if moved is None else f"moved {moved:.2f}")
-            row.append(
-                Cell(
-                    format_quantity(after, 3),
-                    after,
-                    details=tuple(filter(None, details)),
-                    muted=after is None,
-                )
-            )
+            row.append(number_cell(after, 3, details=tuple(filter(None, details))))
         rows.append(row)
     caption = (
         "Share of an atom's nearest neighbours in feature space that are of its class, the change, "

@@ -310,8 +310,7 @@ def _purity(own: CollapseRun, kind: str, layer: int, *, is_last: bool) -> list[f
     """Neighbour purity before and after, in feature space, of the layer that is shown."""
     entry = own.entry(kind, "knn_purity", layer)
     if entry is None and is_last:
-        entry = own.entry(kind, "knn_purity")
-        entry = entry if entry and entry.get("layer") is None else None
+        entry = own.entry(kind, "knn_purity")  # the last layer has no number there
     return None if entry is None else [as_number(entry.get(key)) for key in ("before", "value")]
 
 

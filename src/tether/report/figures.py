@@ -28,6 +28,7 @@ __all__ = [
     "parity_plot",
     "plain",
     "recipe_style",
+    "shade",
     "subset_colour",
 ]
 
@@ -51,6 +52,13 @@ def subset_colour(subset: str) -> str:
 def recipe_style(position: int) -> tuple[str, str]:
     """Colour and dash of the recipe at a position."""
     return _CYCLE[position % len(_CYCLE)], _DASHES[position // len(_CYCLE) % len(_DASHES)]
+
+
+def shade(figure: go.Figure, x_range: tuple[float, float]) -> None:
+    """Shade a range of x, below everything else."""
+    figure.add_vrect(
+        x0=x_range[0], x1=x_range[1], fillcolor=NEUTRAL, opacity=0.14, line_width=0, layer="below"
+    )
 
 
 def plain(text: str) -> str:
@@ -238,14 +246,7 @@ def parity_plot(
     suffix = f" ({unit})" if unit else ""
     figure = base_figure(height=360, x_title=f"true{suffix}", y_title=f"predicted{suffix}")
     if training_range is not None:
-        figure.add_vrect(
-            x0=training_range[0],
-            x1=training_range[1],
-            fillcolor=NEUTRAL,
-            opacity=0.14,
-            line_width=0,
-            layer="below",
-        )
+        shade(figure, training_range)
     figure.add_scatter(
         x=list(axis_range),
         y=list(axis_range),

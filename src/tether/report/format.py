@@ -54,7 +54,8 @@ def n_decimals(values: Iterable[float | None], *, significant: int = 3) -> int:
     5
     """
     sizes = [abs(value) for value in values if value is not None and math.isfinite(value)]
-    sizes = [size for size in sizes if size > _NEGLIGIBLE * max(sizes)]
+    largest = max(sizes, default=0.0)
+    sizes = [size for size in sizes if size > _NEGLIGIBLE * largest]
     if not sizes:
         return significant - 1
     wanted = significant - 1 - math.floor(math.log10(min(sizes)))

@@ -7,7 +7,7 @@ from typing import Any
 
 from tether.report.format import as_number, format_quantity, n_decimals
 from tether.report.results import subset_label
-from tether.report.tables import Cell, Column, Table
+from tether.report.tables import Cell, Column, Table, number_cell
 
 __all__ = ["flatten", "key_value_table", "leakage_table", "split_table", "training_range"]
 
@@ -143,12 +143,12 @@ def split_table(split: Mapping[str, Any], target: str, *, n_targets: int, unit: 
     decimals = n_decimals(limits)
     rows = []
     for name, size in (split.get("sizes") or {}).items():
-        row = [Cell(subset_label(name)), Cell(format_quantity(as_number(size), 0), as_number(size))]
+        row = [Cell(subset_label(name)), number_cell(as_number(size), 0)]
         if sets:
             known = sets.get(name, {})
             for key in ("low", "high"):
                 value = as_number(known.get(key))
-                row.append(Cell(format_quantity(value, decimals), value, muted=value is None))
+                row.append(number_cell(value, decimals))
             row.append(_outside(known))
         rows.append(row)
     return Table(
@@ -159,7 +159,7 @@ def split_table(split: Mapping[str, Any], target: str, *, n_targets: int, unit: 
 def _outside(known: Mapping[str, Any]) -> Cell:
     count, share = as_number(known.get("n_outside")), as_number(known.get("fraction_outside"))
     if count is None:
-        return Cell(format_quantity(None, 0), muted=True)
+        return number_cell(None, 0)
     text = format_quantity(count, 0)
     return Cell(text if share is None else f"{text} ({100 * share:.1f} %)", count)
 
@@ -186,12 +186,12 @@ def leakage_table(split: Mapping[str, Any]) -> Table | None:
     for pair in report["pairs"]:
         names = " and ".join(subset_label(str(name)) for name in pair.get("sets", []))
         count = as_number(pair.get("n_structures"))
-        rows.append([Cell(f"shared by {names}"), Cell(format_quantity(count, 0), count)])
+        rows.append([Cell(f"shared by {names}"), number_cell(count, 0)])
     if not rows:
         rows.append([Cell("shared by any two sets"), Cell("0", 0.0)])
     for name, repeats in (report["n_repeats"] or {}).items():
         count = as_number(repeats)
         label = f"repeated within {subset_label(str(name))}"
-        rows.append([Cell(label), Cell(format_quantity(count, 0), count)])
+        rows.append([Cell(label), number_cell(count, 0)])
     columns = [Column("Leakage", numeric=False), Column("Structures")]
     return Table("Structures in more than one set, or more than once in one", columns, rows, [])

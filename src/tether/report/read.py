@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Comparison", "Predictions", "Run", "read_comparison", "read_summary"]
+__all__ = ["Comparison", "Predictions", "Run", "read_comparison", "read_object", "read_summary"]
 
 _RUN_FILES = ("metrics.json", "log.jsonl", "predictions.parquet")
 _ROW_KEYS = {
@@ -259,7 +259,8 @@ def _read_predictions(folder: Path, problems: dict[str, str]) -> dict[str, Predi
     return found
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+    """Content of a JSON file, empty where it is missing, damaged or no object."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -273,8 +274,8 @@ def _summary_of_run(run: Run) -> dict[str, Any]:
     seed = "run" if run.seed is None else run.seed
     cost = {key: metrics.get(key) for key in ("property_steps", "seconds")}
     common = {"recipe": run.recipe, "seed": "pooled", "low": None, "high": None, **cost}
-    split = _read_object(run.folder / "split.json")
-    provenance = _read_object(run.folder / "provenance.json")
+    split = read_object(run.folder / "split.json")
+    provenance = read_object(run.folder / "provenance.json")
     forgetting = metrics.get("forgetting")
     before, after = ((forgetting or {}).get(when) or {} for when in ("before", "after"))
     return {

@@ -37,6 +37,7 @@ __all__ = [
     "Column",
     "Table",
     "forgetting_table",
+    "number_cell",
     "overview_table",
     "runs_table",
     "seeds_table",
@@ -71,6 +72,14 @@ class Cell:
     best: bool = False
     muted: bool = False
     tone: str = ""
+
+
+def number_cell(
+    value: float | None, decimals: int, *, details: tuple[str, ...] = (), best: bool = False
+) -> Cell:
+    """Cell of a number with fixed decimals, or a muted dash."""
+    text = format_quantity(value, decimals)
+    return Cell(text, value, details=details, best=best, muted=value is None)
 
 
 @dataclass(frozen=True)
@@ -168,7 +177,7 @@ def overview_table(summary: Mapping[str, Any], target: str) -> Table:
             row.append(cell)
         for row, name in zip(foot, names, strict=True):
             value = lines[subset, metric].get(name)
-            row.append(Cell(format_quantity(value, decimals), value, muted=value is None))
+            row.append(number_cell(value, decimals))
     for reference in references:
         for subset in subsets:
             group = f"RMSE gain over {reference} (%)"
@@ -203,15 +212,8 @@ def _error_column(
     cells = []
     for recipe, row, value in zip(recipes, rows, values, strict=True):
         interval = format_interval(as_number(row.get("low")), as_number(row.get("high")), decimals)
-        cells.append(
-            Cell(
-                format_quantity(value, decimals),
-                value,
-                details=(interval,) if interval else (),
-                best=recipe == best,
-                muted=value is None,
-            )
-        )
+        details = (interval,) if interval else ()
+        cells.append(number_cell(value, decimals, details=details, best=recipe == best))
     return cells, decimals
 
 
@@ -267,7 +269,7 @@ def seeds_table(summary: Mapping[str, Any], target: str) -> Table:
         row = [Cell(recipe), Cell(str(seed))]
         for values, decimals in by_query:
             value = values.get((recipe, seed))
-            row.append(Cell(format_quantity(value, decimals), value, muted=value is None))
+            row.append(number_cell(value, decimals))
         rows.append(row)
     return Table(f"{target}: error of every seed", columns, rows, [])
 
@@ -328,7 +330,7 @@ def runs_table(runs: Sequence[Run]) -> Table:
         row = [Cell(run.recipe), Cell(MISSING if run.seed is None else str(run.seed))]
         for key in ("property_steps", "forcefield_steps", "best_step", "seconds"):
             value = as_number(metrics.get(key))
-            row.append(Cell(format_quantity(value, 0), value, muted=value is None))
+            row.append(number_cell(value, 0))
         state = "; ".join(run.problems.values())
         row.append(Cell(f"not available: {state}" if state else "complete", muted=bool(state)))
         rows.append(row)

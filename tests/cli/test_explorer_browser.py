@@ -181,7 +181,9 @@ def _marked(opened: Opened, plot: str, at: tuple[float, float]) -> int:
           const canvas = document.querySelectorAll(`#explorer-${id} canvas`)[1];
           const ratio = canvas.width / canvas.getBoundingClientRect().width;
           const size = Math.round(24 * ratio);
-          const image = canvas.getContext("2d").getImageData(x * ratio - size / 2, y * ratio - size / 2, size, size);
+          const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d");
+          copy.drawImage(canvas, 0, 0);
+          const image = copy.getImageData(x * ratio - size / 2, y * ratio - size / 2, size, size);
           return image.data.filter((v, k) => k % 4 === 3 && v > 0).length;
         }""",  # noqa: E501
         [plot, *at],

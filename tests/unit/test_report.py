@@ -583,6 +583,8 @@ def test_rounding_of_pseudo_labels_counts_as_no_error() -> None:
     assert found["ratio"] is None
 
 
-def test_a_rounding_error_asks_for_no_decimals() -> None:
-    assert n_decimals([1.6e-8, 4.968]) == n_decimals([4.968]) == 2
-    assert n_decimals([0.0338, 4.968]) == 4
+def test_what_is_small_beside_the_largest_does_not_stretch_a_column() -> None:
+    assert n_decimals([4.968]) == 2
+    assert n_decimals([1.6e-8, 4.968]) == n_decimals([0.0338, 4.968]) == 3
+    assert n_decimals([0.338, 4.968]) == 3
+    assert n_decimals([0.0]) == n_decimals([None, math.nan]) == 2

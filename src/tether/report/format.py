@@ -19,7 +19,6 @@ __all__ = [
 ]
 
 MISSING = "—"
-_NEGLIGIBLE = 1e-5
 _MAX_DECIMALS = 8
 
 
@@ -33,15 +32,16 @@ def as_number(value: object) -> float | None:
 def n_decimals(values: Iterable[float | None], *, significant: int = 3) -> int:
     """Decimals that give the smallest of a column's numbers `significant` digits.
 
-    A column shares its decimals, so that its numbers can be compared by eye. What is `_NEGLIGIBLE`
-    beside the largest (rounding, where there is no error) asks for no decimals.
+    A column shares its decimals, so that its numbers can be compared by eye. The largest gets one
+    digit more than that at most: what is small beside it (rounding, where there is no error) does
+    not stretch the column.
 
     Parameters
     ----------
     values : iterable of float or None
         The column; None, NaN and zero are passed over.
     significant : int
-        Digits wanted for the smallest magnitude.
+        Digits wanted for the smallest magnitude; the largest has at most one more.
 
     Returns
     -------
@@ -50,16 +50,16 @@ def n_decimals(values: Iterable[float | None], *, significant: int = 3) -> int:
 
     Examples
     --------
-    >>> n_decimals([0.00338, 0.0202])
-    5
+    >>> n_decimals([0.00338, 0.0202]), n_decimals([0.00007, 0.284])
+    (5, 4)
     """
     sizes = [abs(value) for value in values if value is not None and math.isfinite(value)]
-    largest = max(sizes, default=0.0)
-    sizes = [size for size in sizes if size > _NEGLIGIBLE * largest]
+    sizes = [size for size in sizes if size > 0]
     if not sizes:
         return significant - 1
     wanted = significant - 1 - math.floor(math.log10(min(sizes)))
-    return min(max(wanted, 0), _MAX_DECIMALS)
+    enough = significant - math.floor(math.log10(max(sizes)))
+    return min(max(min(wanted, enough), 0), _MAX_DECIMALS)
 
 
 def format_quantity(value: float | None, decimals: int) -> str:

@@ -39,8 +39,9 @@
       for (const [path, value] of Object.entries(look(plot.layout, forPrint))) {
         setPath(plot.layout, path, value);
       }
-      // Two columns of an A4 or letter page; the screen's width would be cut off.
-      plot.layout.width = forPrint ? 310 : undefined;
+      // One or two columns of an A4 or letter page; the screen's width would be cut off.
+      const width = plot.closest(".grid.one") ? 640 : 310;
+      plot.layout.width = forPrint ? width : undefined;
       plot.layout.autosize = !forPrint;
       Plotly.redraw(plot);
       if (!forPrint) Plotly.Plots.resize(plot);

@@ -55,13 +55,13 @@ class Scatter {
     const box = this.host.getBoundingClientRect();
     const [width, height] = [Math.floor(box.width), Math.floor(box.height)];
     if (!this.data || width < 10) return;
-    const ratio = Math.min(3, window.devicePixelRatio || 1);
+    const ratio = Math.min(3, Math.max(2, window.devicePixelRatio || 1)); // paper is finer than screens
     for (const canvas of [this.base, this.top]) {
       canvas.width = Math.round(width * ratio);
       canvas.height = Math.round(height * ratio);
       [canvas.style.width, canvas.style.height] = [`${width}px`, `${height}px`];
-      canvas.getContext("2d").setTransform(ratio, 0, 0, ratio, 0, 0);
     }
+    this.base.getContext("2d").setTransform(ratio, 0, 0, ratio, 0, 0);
     [this.width, this.height] = [width, height];
     this.#place();
     this.draw();
@@ -135,9 +135,10 @@ class Scatter {
 
   drawMarks(lasso = null) {
     if (!this.data || !this.px) return;
-    const context = this.top.getContext("2d");
+    const sheet = new OffscreenCanvas(this.top.width, this.top.height);
+    const context = sheet.getContext("2d");
+    context.scale(sheet.width / this.width, sheet.height / this.height);
     const { ink } = this.data;
-    context.clearRect(0, 0, this.width, this.height);
     const main = this.marks.find((mark) => mark.kind === "main");
     if (this.trail && main) {
       context.setLineDash([4, 3]);
@@ -162,6 +163,9 @@ class Scatter {
       context.globalAlpha = 1;
       this.#stroke(context, path, 1.2);
     }
+    // Handed over as a picture: Chromium prints a canvas by repeating its strokes, and clearing it
+    // is one of them: white paint over the points below.
+    this.top.getContext("bitmaprenderer").transferFromImageBitmap(sheet.transferToImageBitmap());
   }
 
   // A line with the page's colour around it, so that it is seen on points of any colour.

@@ -185,7 +185,7 @@ def _marked(opened: Opened, plot: str, at: tuple[float, float]) -> int:
           copy.drawImage(canvas, 0, 0);
           const image = copy.getImageData(x * ratio - size / 2, y * ratio - size / 2, size, size);
           return image.data.filter((v, k) => k % 4 === 3 && v > 0).length;
-        }""",  # noqa: E501
+        }""",
         [plot, *at],
     )
     return count

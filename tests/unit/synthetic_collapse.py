@@ -23,6 +23,8 @@ N_STRUCTURES = 160
 N_LAYERS = 4
 # Share of the way to the common centre that the classes of a recipe went, in the last layer.
 COLLAPSE = {"scratch": 0.75, "probe": 0.0, "full": 0.6, "layerwise": 0.4, "mft": 0.15}
+# What the functional group of an atom of a class might be; "" = not known.
+GROUPS = {"C4": "alkane", "H": "alkane", "O2": "ether", "O1": "ketone", "C3": "ketone"}
 CLASSES = ("C4", "C3", "C2", "H", "F", "O2", "O1", "N3", "N2", "N1")
 
 
@@ -111,6 +113,7 @@ def _write_points(folder: Path, recipe: str, seed: int, mols: list[Atoms], sampl
                     "atom": number,
                     **where,
                     "class": name,
+                    "group": GROUPS.get(name, ""),
                     "layer": layer,
                     **own,
                     "subset": subset[row],
@@ -227,10 +230,11 @@ def measures(recipe: str, seed: int) -> dict[str, Any]:
          "purity_after": 0.98 - 0.004 * idx - 0.03 * idx * share, "displacement": 2 * share}
         for idx, name in enumerate(CLASSES)
     ]  # fmt: skip
+    groups = [{**classes[0], "class": "alkane"}, {**classes[5], "class": "ether"}]
     return {
-        "format": 1, "subset": "test/id", "seed": 0, "n_atoms": 386, "n_edges": 212,
+        "format": 2, "subset": "test/id", "seed": 0, "n_atoms": 386, "n_edges": 212,
         "atoms": [*atoms, nothing], "edges": [measurement(MEASURES[3], share, None, noise)],
-        "function": [auroc], "classes": classes, "provenance": {},
+        "function": [auroc], "classes": classes, "groups": groups, "provenance": {},
     }  # fmt: skip
 
 
@@ -278,5 +282,5 @@ def add_collapse(folder: Path, seeds: tuple[int, ...] = (0, 1, 2)) -> None:
     for recipe in COLLAPSE:
         for seed in seeds:
             write_collapse(folder / "runs" / f"{recipe}-s{seed}", recipe, seed, mols, sample)
-    collapse = {"format": 1, "runs": [], "predicts": predicts(), "target": "gap"}
+    collapse = {"format": 2, "runs": [], "predicts": predicts(), "target": "gap"}
     (folder / "collapse.json").write_text(json.dumps({**collapse, "subset": "test/ood"}))

@@ -21,7 +21,7 @@ from tether.data.store import Store, write_store
 from tether.drift.comparison import collapse_file, measure_collapse, plan_measures
 from tether.drift.files import CollapseFolder
 from tether.drift.opened import DriftSettings, OpenedRun
-from tether.drift.run import STAGES, measure_run
+from tether.drift.run import MIN_IN_GROUP, STAGES, measure_run
 from tether.errors import TetherError
 from tether.report.collapse_points import read_points
 from tether.run import Run
@@ -111,7 +111,7 @@ def test_every_measure_says_what_it_is(
     comparison: Path, content: dict[str, Any], strict_json: Any
 ) -> None:
     found = measures_of(comparison, "full-s0", strict_json)
-    assert found["format"] == 1
+    assert found["format"] == 2
     assert found["subset"] == "test/id"
     assert {m["layer"] for m in found["atoms"]} == {0, None}  # two layers; None is the last
     assert {m["layer"] for m in found["edges"]} == {None}
@@ -120,6 +120,9 @@ def test_every_measure_says_what_it_is(
         assert measure["source"]
         assert measure["collapse_means"] in {"lower", "higher"}
         assert (measure["value"] is None) == bool(measure["missing"]), measure
+    groups = {row["class"]: row for row in found["groups"]}
+    assert "alkane" in groups
+    assert all(row["n"] >= MIN_IN_GROUP and row["class"] for row in found["groups"])
     settings = found["provenance"]["settings"]
     assert (settings["per_class"], settings["embed_seeds"]) == (12, [0])
     assert found["provenance"]["backbone"]["name"] == "tiny"
@@ -132,6 +135,8 @@ def test_the_report_reads_what_is_written(comparison: Path, content: dict[str, A
     assert set(found.atoms.layers) == {0, 1}
     assert found.edges is not None
     assert set(found.edges.layers) == {0}
+    assert found.atoms.groups
+    assert "alkane" in found.atoms.groups
     assert found.edges.length is not None
     assert (found.edges.length > 0).all()
     assert set(found.structures.subset if found.structures else ()) == {"test/id", "test/ood"}

@@ -541,7 +541,7 @@ def test_damaged_points_have_a_reason(
     ("text", "reason"),
     [
         ("{", "collapse/measures.json cannot be read"),
-        ('{"format": 2}', "`format` of collapse/measures.json is 2, not 1"),
+        ('{"format": 1}', "`format` of collapse/measures.json is 1, not 2"),
     ],
 )
 def test_damaged_measures_have_a_reason(folder: Path, text: str, reason: str) -> None:

@@ -2,7 +2,8 @@
 
 - ``measures.json``: every measure with interval and null, per-class values, provenance. Written
   last: with it the folder is complete.
-- ``atoms.parquet``: a row for each sampled atom and layer, with its place in the t-SNE picture.
+- ``atoms.parquet``: a row for each sampled atom and layer, with its class, its functional group and
+  its place in the t-SNE picture.
 - ``edges.parquet``: the same for edges, of the last layer.
 - ``structures.parquet``: the structures that the points are in, and the rest of what was looked at,
   with labels, predictions and the distance to the training set.
@@ -39,7 +40,7 @@ __all__ = [
     "write_table",
 ]
 
-FORMAT = 1
+FORMAT = 2
 _FLOAT_COLUMNS = ("x_before", "y_before", "x_after", "y_after", "distance")
 
 
@@ -140,6 +141,7 @@ def atom_columns(pictures: Sequence[Picture], points: Points) -> dict[str, Any]:
         "atom_idx": points.atom_idx[:, 0],
         "number": points.number,
         "class": points.classes.astype(object),
+        "group": points.group.astype(object),
         "subset": points.subset,
     }
     parts = [

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tether.data.pieces import pieces
+from tether.drift.groups import UNKNOWN, atom_groups
 from tether.extract import BATCH_SIZE, edge_list, extract
 from tether.sample import sample_atoms, sample_edges
 
@@ -69,6 +70,8 @@ class Points:
         Atomic number; of edges the first atom's.
     distance : ndarray of float
         Å; 0 for atoms.
+    group : ndarray of str
+        Functional group of an atom, see `tether.drift.groups`; "" for edges.
     """
 
     before: tuple[NDArray[np.float32], ...]
@@ -80,6 +83,7 @@ class Points:
     atom_idx: NDArray[np.int64]
     number: NDArray[np.int64]
     distance: NDArray[np.float32]
+    group: NDArray[np.str_]
 
     @property
     def n_points(self) -> int:
@@ -110,6 +114,7 @@ class Points:
             atom_idx=self.atom_idx[here],
             number=self.number[here],
             distance=self.distance[here],
+            group=self.group[here],
         )
 
 
@@ -179,6 +184,7 @@ def atom_points(store: Store, samples: Sequence[SetSample]) -> Points:
     """
     n_layers = len(samples[0].before.layers)
     row = np.concatenate([one.atoms.rows[one.atoms.system] for one in samples])
+    atom_idx = np.concatenate([one.atoms.atom_idx for one in samples])
     return Points(
         before=tuple(
             np.concatenate([one.before.layers[i] for one in samples]) for i in range(n_layers)
@@ -190,9 +196,10 @@ def atom_points(store: Store, samples: Sequence[SetSample]) -> Points:
         structure=store.ids[row],
         row=row,
         subset=_names([(one.name, len(one.atoms.chosen)) for one in samples]),
-        atom_idx=np.concatenate([one.atoms.atom_idx for one in samples])[:, None],
+        atom_idx=atom_idx[:, None],
         number=np.concatenate([one.atoms.numbers[one.atoms.chosen] for one in samples]),
         distance=np.zeros(len(row), dtype=np.float32),
+        group=atom_groups(store, row, atom_idx),
     )
 
 
@@ -233,6 +240,7 @@ def edge_points(store: Store, samples: Sequence[SetSample]) -> Points | None:
         atom_idx=pairs,
         number=first,
         distance=np.concatenate([edges.distance for _, edges, _, _ in found]),
+        group=np.full(len(row), UNKNOWN),
     )
 
 

@@ -25,6 +25,7 @@ from tether.drift.files import (
     write_table,
 )
 from tether.drift.function import function_measures
+from tether.drift.groups import UNKNOWN
 from tether.drift.opened import ID_SET, DriftSettings, OpenedRun
 from tether.drift.points import Points, atom_points, edge_points, take_sample
 from tether.drift.prints import Prints, label_columns, structure_batches, take_prints
@@ -45,6 +46,9 @@ __all__ = ["STAGES", "check_packages", "is_current", "measure_run"]
 
 #: What `measure_run` reports as done, in order.
 STAGES = ("features", "fingerprints", "atoms", "edges", "pictures", "files")
+
+#: Atoms below which a functional group gets no row: its purity is of the 10 nearest neighbours.
+MIN_IN_GROUP = 12
 
 
 def measure_run(
@@ -107,7 +111,9 @@ def measure_run(
     edges = [] if looked.edges is None else _measures(looked.edges.of(subset), settings)
     content["edges"] = _dicts(edges)
     content["function"] = _dicts(function_measures(opened, looked.prints, subset))
-    content["classes"] = _class_rows(looked.atoms.of(subset))
+    own = looked.atoms.of(subset)
+    content["classes"] = _class_rows(own, own.classes)
+    content["groups"] = _class_rows(own, _frequent(own.group))
     content["provenance"] = _provenance(opened, settings, models[0])
     report("edges")
     _write_tables(opened, settings, looked, report)
@@ -124,7 +130,7 @@ def check_packages() -> None:
     TetherError
         Before minutes have been spent on features.
     """
-    for package, module in (("openTSNE", "openTSNE"), ("POT", "ot")):
+    for package, module in (("openTSNE", "openTSNE"), ("POT", "ot"), ("rdkit", "rdkit")):
         if find_spec(module) is None:
             raise TetherError(
                 f"the package {package} is not installed",
@@ -216,18 +222,29 @@ def _measures(points: Points, settings: DriftSettings) -> list[Measurement]:
     return found
 
 
-def _class_rows(points: Points) -> list[dict[str, Any]]:
+def _frequent(groups: NDArray[np.str_]) -> NDArray[np.str_]:
+    """Functional groups, but those of a few atoms, which say nothing."""
+    names, place, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    found: NDArray[np.str_] = np.where(counts >= MIN_IN_GROUP, names, UNKNOWN)[place]
+    return found
+
+
+def _class_rows(points: Points, labels: NDArray[np.str_]) -> list[dict[str, Any]]:
     """Each class in the last layer: purity of its neighbours, and how far its atoms have moved."""
-    before, after = points.before[-1].astype(np.float64), points.after[-1].astype(np.float64)
+    known = labels != UNKNOWN
+    if not known.any():
+        return []
+    classes, row = labels[known], points.row[known]
+    before, after = (layers[-1][known].astype(float) for layers in (points.before, points.after))
     try:
-        purity = [class_purity(x, points.classes, groups=points.row) for x in (before, after)]
+        purity = [class_purity(x, classes, groups=row) for x in (before, after)]
     except TetherError:  # too few atoms, or one class: the measures above say which
         purity = [{}, {}]
     spread = float(np.sqrt(((before - before.mean(axis=0)) ** 2).sum(axis=1).mean()))
     moved = np.sqrt(((after - before) ** 2).sum(axis=1))
     rows = []
-    for name in dict.fromkeys(sorted(points.classes.tolist())):
-        here = points.classes == name
+    for name in np.unique(classes).tolist():
+        here = classes == name
         rows.append(
             {
                 "class": name,

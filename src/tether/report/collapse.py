@@ -55,6 +55,7 @@ def collapse_context(comparison: Comparison) -> dict[str, Any]:
         "layer_panels": layer_panels(comparison, collapse),
         "layer_table": layer_table(runs),
         "classes": class_table(runs),
+        "groups": class_table(runs, "groups"),
         "distance": [
             distance_panel(comparison, points, target) for target in targets_of(comparison.summary)
         ],

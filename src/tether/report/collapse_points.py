@@ -64,6 +64,8 @@ class Points:
         The atom, or both ends of the edge, counted from 0 within the structure.
     classes : list of str
         Class of each point.
+    groups : list of str
+        Functional group of each atom, "" where it is not known; empty for edges.
     length : ndarray of shape (n,) or None
         Length of each edge in Å; None for atoms.
     layers : dict of int to ndarray of shape (n, 4)
@@ -74,6 +76,7 @@ class Points:
     structure: NDArray[np.int64]
     atom: NDArray[np.int64]
     classes: list[str]
+    groups: list[str]
     length: NDArray[np.float64] | None
     layers: dict[int, NDArray[np.float64]]
 
@@ -155,6 +158,10 @@ def _integers(table: pa.Table, name: str, file: str) -> NDArray[np.int64]:
     return np.asarray(_column(table, name, file).to_numpy(), dtype=np.int64)
 
 
+def _strings(table: pa.Table, name: str, file: str, rows: NDArray[np.int64]) -> list[str]:
+    return [str(value) for value in _column(table, name, file).take(rows).to_pylist()]
+
+
 def _structures(table: pa.Table) -> Structures:
     file = "structures.parquet"
     ids = [str(value) for value in _column(table, "structure", file).to_pylist()]
@@ -215,7 +222,7 @@ def _points(table: pa.Table, structures: Structures, file: str) -> Points:
         raise _damaged(file, "has no map: there were too few points, or all were the same")
     first = order[:n_points]
     row_of = {name: row for row, name in enumerate(structures.ids)}
-    own = [str(name) for name in _column(table, "structure", file).take(first).to_pylist()]
+    own = _strings(table, "structure", file, first)
     unknown = next((name for name in own if name not in row_of), None)
     if unknown is not None:
         raise _damaged(file, f"has a point of {unknown}, which structures.parquet does not have")
@@ -228,7 +235,8 @@ def _points(table: pa.Table, structures: Structures, file: str) -> Points:
         number=number[:n_points],
         structure=structure,
         atom=atom,
-        classes=[str(name) for name in _column(table, "class", file).take(first).to_pylist()],
+        classes=_strings(table, "class", file, first),
+        groups=[] if is_edges else _strings(table, "group", file, first),
         length=_floats(_column(table, "distance", file))[first] if is_edges else None,
         layers={int(names[idx]): maps[idx] for idx in np.flatnonzero(has_map)},
     )

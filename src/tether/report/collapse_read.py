@@ -27,6 +27,7 @@ __all__ = [
 
 #: Lists of measurements in `measures.json`.
 KINDS = ("atoms", "edges", "function")
+FORMAT = 2
 _NEEDED = ("name", "family")
 _NUMBERS = ("value", "low", "high", "before", "null_low", "null_high")
 
@@ -145,9 +146,10 @@ def _read_run(run: Run) -> CollapseRun:
     measures = read_object(path)
     if not measures:
         return CollapseRun(run, {"damaged": True}, "collapse/measures.json cannot be read")
-    if measures.get("format") != 1:
+    if measures.get("format") != FORMAT:
         found = measures.get("format")
-        return CollapseRun(run, measures, f"`format` of collapse/measures.json is {found!r}, not 1")
+        problem = f"`format` of collapse/measures.json is {found!r}, not {FORMAT}"
+        return CollapseRun(run, measures, f"{problem}: run `tether collapse` again")
     for kind in KINDS:
         measures[kind] = [
             {**entry, **{key: as_number(entry.get(key)) for key in _NUMBERS}}
@@ -155,9 +157,9 @@ def _read_run(run: Run) -> CollapseRun:
             if all(isinstance(entry.get(key), str) for key in _NEEDED)
             and isinstance(entry.get("layer"), int | None)
         ]
-    measures["classes"] = [
-        entry for entry in _dicts(measures.get("classes")) if isinstance(entry.get("class"), str)
-    ]
+    for key in ("classes", "groups"):
+        entries = _dicts(measures.get(key))
+        measures[key] = [entry for entry in entries if isinstance(entry.get("class"), str)]
     return CollapseRun(run, measures)
 
 

@@ -215,13 +215,15 @@ def layer_table(runs: Sequence[CollapseRun]) -> Table:
     return Table("Every layer; 0 is the first", columns, rows, [])
 
 
-def class_table(runs: Sequence[CollapseRun]) -> Table:
+def class_table(runs: Sequence[CollapseRun], kind: str = "classes") -> Table:
     """Neighbour purity of each class before and after.
 
     Parameters
     ----------
     runs : sequence of CollapseRun
         Those that have measures.
+    kind : {"classes", "groups"}
+        Classes by element and neighbours, or functional groups.
 
     Returns
     -------
@@ -229,19 +231,20 @@ def class_table(runs: Sequence[CollapseRun]) -> Table:
         A row a class; seeds are averaged.
     """
     recipes = recipes_with(runs)
-    names = [entry["class"] for run in runs for entry in run.measures["classes"]]
-    columns = [Column("Class", numeric=False), Column("Points"), Column("Pretrained")]
+    names = [entry["class"] for run in runs for entry in run.measures[kind]]
+    heading = "Class" if kind == "classes" else "Functional group"
+    columns = [Column(heading, numeric=False), Column("Points"), Column("Pretrained")]
     columns += [Column(recipe, group="After fine-tuning") for recipe in recipes]
     rows = []
     for name in dict.fromkeys(names):
-        count = _class_value(runs, name, "n")
-        before = _class_value(runs, name, "purity_before")
+        count = _class_value(runs, kind, name, "n")
+        before = _class_value(runs, kind, name, "purity_before")
         row = [Cell(name), number_cell(count, 0), number_cell(before, 3)]
         for recipe in recipes:
             own = [run for run in runs if run.run.recipe == recipe]
-            after = _class_value(own, name, "purity_after")
+            after = _class_value(own, kind, name, "purity_after")
             change = "" if after is None or before is None else _signed(after - before)
-            moved = _class_value(own, name, "displacement")
+            moved = _class_value(own, kind, name, "displacement")
             details = (change, "" if moved is None else f"moved {moved:.2f}")
             row.append(number_cell(after, 3, details=tuple(filter(None, details))))
         rows.append(row)
@@ -259,8 +262,8 @@ def _signed(change: float) -> str:
     return ("+" if change > 0 else "−") + text
 
 
-def _class_value(runs: Sequence[CollapseRun], name: str, key: str) -> float | None:
-    entries = [entry for run in runs for entry in run.measures["classes"] if entry["class"] == name]
+def _class_value(runs: Sequence[CollapseRun], kind: str, name: str, key: str) -> float | None:
+    entries = [entry for run in runs for entry in run.measures[kind] if entry["class"] == name]
     values = [as_number(entry.get(key)) for entry in entries]
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None

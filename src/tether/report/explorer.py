@@ -301,6 +301,10 @@ def _view(
             for layer, places in sorted(part.layers.items())
         ],
     }
+    groups = sorted(set(part.groups))
+    if groups not in ([], [""]):
+        view["groupNames"] = [name or "not known" for name in groups]
+        view["group"] = pack(np.array([groups.index(part.groups[i]) for i in chosen]), np.uint8)
     if part.length is not None:
         view["length"] = pack(part.length[chosen], np.float32)
     return view

@@ -63,6 +63,10 @@
       const of = v.class.map((_, i) => first(i));
       return { of, names: [...new Set(of)].sort(), colour: elementColour, shape: (x) => SHAPE[x] ?? 5 };
     }
+    if (state.colour === "group") {
+      const all = v.groupNames;
+      return { of: v.group, names: all, colour: (x) => CYCLE[all.indexOf(x) % CYCLE.length], shape: (x) => all.indexOf(x) };
+    }
     if (state.colour === "subset") {
       const of = v.class.map((_, i) => s.subsets[structures.subset[v.structure[i]]][0]);
       const labels = Object.fromEntries(s.subsets);
@@ -254,6 +258,7 @@
     const [was, is] = [nearest(xb, yb, i), nearest(xa, ya, i)];
     const same = (found) => found.filter((j) => v.class[j] === v.class[i]).length;
     const facts = [["Molecule", formula(symbols)], ["Set", subsetName(row)]];
+    if (v.group) facts.unshift(["Functional group", v.group[i]]);
     for (const { name, unit } of data.targets) {
       const [t, p] = [structures.true[name][row], run().pred[name]?.[row] ?? NaN];
       if (Number.isFinite(t) || Number.isFinite(p)) {
@@ -360,8 +365,8 @@
     slider.max = view().layers.length - 1;
     slider.value = state.layer;
     slider.disabled = view().layers.length === 1;
-    const has = { element: state.kind === "atoms", subset: s.subsets.length > 1, distance: sortedDistance.length > 0 };
-    const choices = [["class", state.kind === "atoms" ? "class (element × neighbours)" : "class (pair × distance)"], ["element", "element"], ["subset", "ID or OOD"], ["distance", "distance to training"]]
+    const has = { element: state.kind === "atoms", group: Boolean(view().group), subset: s.subsets.length > 1, distance: sortedDistance.length > 0 };
+    const choices = [["class", state.kind === "atoms" ? "class (element × neighbours)" : "class (pair × distance)"], ["element", "element"], ["group", "functional group"], ["subset", "ID or OOD"], ["distance", "distance to training"]]
       .filter(([value]) => has[value] ?? true)
       .concat(data.targets.map(({ name }) => [`error:${name}`, `|error| of ${name}`]));
     if (!choices.some(([value]) => value === state.colour)) state.colour = "class";

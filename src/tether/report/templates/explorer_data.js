@@ -48,6 +48,7 @@ const readExplorer = (data) => {
     view.structure = unpack(view.structure, Uint32Array);
     view.atom = unpack(view.atom, Uint16Array);
     view.class = Array.from(unpack(view.class, Uint16Array), (k) => view.names[k]);
+    if (view.group) view.group = Array.from(unpack(view.group, Uint8Array), (k) => view.groupNames[k]);
     if (view.length) view.length = unpack(view.length, Float32Array);
     for (const layer of view.layers) {
       const raw = unpack(layer.xy, Uint16Array);

@@ -1,0 +1,62 @@
+"""Functional groups of sampled atoms, through bonds that are perceived from the geometry."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tether.bonds import perceived_molecule
+from tether.collapse.groups import functional_groups
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from tether.data.store import Store
+
+__all__ = ["UNKNOWN", "atom_groups"]
+
+#: Group of an atom whose bonds are not known.
+UNKNOWN = ""
+# Perception searches for bond orders, which takes long in what is no small molecule.
+_MAX_ATOMS = 100
+
+
+def atom_groups(
+    store: Store, rows: NDArray[np.int64], atom_idx: NDArray[np.int64]
+) -> NDArray[np.str_]:
+    """Functional group of atoms of a store.
+
+    Parameters
+    ----------
+    store : Store
+        Structures.
+    rows : ndarray, shape (n_atoms,)
+        Each atom's structure, as a row of the store.
+    atom_idx : ndarray, shape (n_atoms,)
+        Each atom's number inside the structure.
+
+    Returns
+    -------
+    ndarray of str, shape (n_atoms,)
+        A name of `tether.collapse.groups`; `UNKNOWN` in periodic structures, in those of more than
+        100 atoms, and where no bond orders fit the geometry.
+    """
+    once, place = np.unique(rows, return_inverse=True)
+    if not len(once):
+        return np.zeros(0, dtype=np.str_)
+    batch = store.batch(once)
+    ptr = batch.ptr.numpy()
+    numbers, positions = batch.numbers.numpy(), batch.positions.numpy()
+    charges, periodic = batch.charge.numpy(), np.any(batch.pbc.numpy(), axis=1).tolist()
+    names: list[NDArray[np.str_]] = []
+    for system in range(batch.n_systems):
+        atoms = slice(ptr[system], ptr[system + 1])
+        molecule = None
+        if not periodic[system] and ptr[system + 1] - ptr[system] <= _MAX_ATOMS:
+            charge = round(float(charges[system]))
+            molecule = perceived_molecule(numbers[atoms], positions[atoms], charge=charge)
+        unknown = np.full(ptr[system + 1] - ptr[system], UNKNOWN)
+        names.append(unknown if molecule is None else functional_groups([molecule])[0])
+    found: NDArray[np.str_] = np.concatenate(names)[ptr[place] + atom_idx]
+    return found

@@ -10,26 +10,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from tether.assemble import build_model
+from tether.assemble import build_balance, build_model, build_tasks, forcefield_graph
 from tether.atomic import atomic_path
-from tether.balance.sampled import Sampled
-from tether.balance.weighted_sum import WeightedSum
-from tether.data.loader import GraphStream
 from tether.errors import TetherError
 from tether.evaluation import forcefield_errors, prediction_rows, property_errors, true_labels
 from tether.inputs import AdaptInputs, BackboneChoice, HeadChoice, OpenedInputs
-from tether.level import align_energies
 from tether.run import Run, environment
 from tether.serialization import load_tensors, read_json, write_json
-from tether.tasks.forcefield import ForceFieldTask, force_scale
-from tether.tasks.property import PropertyTask
-from tether.training.engine import Balance, Validation, train
+from tether.training.engine import Validation, train
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tether.data.store import Store
     from tether.graph import Graph
     from tether.model import AdaptedModel
     from tether.recipe import Recipe
@@ -114,7 +107,7 @@ def adapt(
         model,
         ready.tasks,
         groups=movement.apply(model),
-        balance=_balance(recipe, seed),
+        balance=build_balance(recipe, ready.tasks, model, seed=seed),
         settings=request.effective_settings,
         averaging=recipe.averaging == "ema",
         validate=lambda m: _validate(m, ready, settings, watch),
@@ -180,7 +173,7 @@ class _Request:
     def identity(self, data: OpenedInputs) -> dict[str, Any]:
         """What tells this run from another."""
         return {
-            "recipe": asdict(self.recipe),
+            "recipe": self.recipe.identity(),
             "seed": self.seed,
             "settings": asdict(self.effective_settings),
             "backbone": asdict(self.backbone),
@@ -245,66 +238,16 @@ def _prepare(request: _Request) -> _Ready:
                 expected="labels to choose the best step by",
                 fix="split again, so that val has labelled structures",
             )
-    held_out = _forcefield_graph(model, data.forcefield_test)
-    tasks, check = _tasks(
+    held_out = forcefield_graph(model, data.forcefield_test)
+    tasks, check = build_tasks(
         model,
         train_graph,
-        data=data,
+        auxiliary=data.auxiliary,
         recipe=recipe,
         settings=request.effective_settings,
         seed=request.seed,
     )
     return _Ready(data, model, judged, held_out, tasks, check)
-
-
-def _forcefield_graph(model: AdaptedModel, store: Store | None) -> Graph | None:
-    if store is None or not model.is_potential:
-        return None
-    graph = model.backbone.prepare(store.batch(torch.arange(store.n_systems)))
-    force_scale(graph)  # refuses missing and all-zero forces
-    return graph
-
-
-def _tasks(
-    model: AdaptedModel,
-    train_graph: Graph,
-    *,
-    data: OpenedInputs,
-    recipe: Recipe,
-    settings: TrainingSettings,
-    seed: int,
-) -> tuple[list[Task], dict[str, float] | None]:
-    stream = GraphStream(
-        train_graph, batch_size=settings.batch_size, max_atoms=settings.max_atoms, seed=seed
-    )
-    tasks: list[Task] = [PropertyTask(stream, settings.loss)]
-    if not recipe.forcefield:
-        return tasks, None
-    graph = _forcefield_graph(model, data.auxiliary)
-    if graph is None:
-        raise TetherError(
-            f"backbone {model.backbone.spec.name!r} has no energy head",
-            expected="a potential for the force-field task",
-            fix="choose a recipe without one",
-        )
-    scale = force_scale(graph)
-    graph, check = align_energies(model, graph)
-    tasks.append(
-        ForceFieldTask(
-            GraphStream(graph, batch_size=settings.forcefield_batch_size, seed=seed + 1),
-            scale=scale,
-            force_weight=settings.force_weight,
-            energy_weight=settings.energy_weight,
-        )
-    )
-    return tasks, check
-
-
-def _balance(recipe: Recipe, seed: int) -> Balance:
-    if recipe.balance == "sampled":
-        p = recipe.property_probability
-        return Sampled({"property": p, "forcefield": 1.0 - p}, seed=seed)
-    return WeightedSum({"property": 1.0, "forcefield": recipe.forcefield_weight})
 
 
 def _errors_before(

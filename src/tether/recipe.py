@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from tether.errors import TetherError
@@ -13,15 +13,23 @@ from tether.movement.full import Full
 from tether.movement.layerwise import Layerwise
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tether.movement.groups import Movement
 
 __all__ = ["RECIPES", "Recipe", "named_recipe"]
 
 Initialisation = Literal["pretrained", "random"]
 MovementName = Literal["frozen", "full", "layerwise", "layerwise-jmp"]
-BalanceName = Literal["sum", "sampled"]
+BalanceName = Literal["sum", "sampled", "constraint"]
 Averaging = Literal["ema", "none"]
 _NAME = re.compile(r"\w[\w.+-]*")
+#: Fields in the identity of every run. Those that came later enter it only where they are set, so
+#: that the runs made before are still recognised.
+_FIRST_FIELDS = frozenset({
+    "name", "initialisation", "movement", "decay", "forcefield", "balance", "forcefield_weight",
+    "property_probability", "averaging", "lr",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,8 +48,9 @@ class Recipe:
         Of the geometric layer-wise rule.
     forcefield : bool
         Whether the force-field task is trained beside the property: multi-task fine-tuning.
-    balance : {"sum", "sampled"}
-        How the two combine: a weighted sum, or one task a step.
+    balance : {"sum", "sampled", "constraint"}
+        How the two combine: a weighted sum, one task a step, or the property subject to a bound
+        on the force-field loss.
     forcefield_weight : float
         Weight of the force-field loss (sum), λ.
     property_probability : float
@@ -50,6 +59,8 @@ class Recipe:
         Which weights are evaluated and kept.
     lr : float or None
         Base learning rate; None: that of the training settings.
+    tolerance : float
+        Of the constraint: the force-field loss may exceed the pretrained one by this share, ε.
     """
 
     name: str
@@ -62,6 +73,7 @@ class Recipe:
     property_probability: float = 0.5
     averaging: Averaging = "ema"
     lr: float | None = None
+    tolerance: float = 0.1
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -70,24 +82,11 @@ class Recipe:
                 expected="letters, digits and . _ + -, as it names a folder",
                 fix="choose another name",
             )
-        if not 0.0 < self.property_probability <= 1.0:
-            raise TetherError(
-                f"`property_probability` of recipe {self.name!r} is {self.property_probability}",
-                expected="a number in (0, 1]",
-                fix="set property_probability=0.5",
-            )
-        if not (math.isfinite(self.forcefield_weight) and self.forcefield_weight >= 0.0):
-            raise TetherError(
-                f"`forcefield_weight` of recipe {self.name!r} is {self.forcefield_weight}",
-                expected="a number of 0 or more",
-                fix="set forcefield_weight=0.2",
-            )
-        if self.lr is not None and not (math.isfinite(self.lr) and self.lr > 0.0):
-            raise TetherError(
-                f"`lr` of recipe {self.name!r} is {self.lr}",
-                expected="a positive number",
-                fix="leave it out, or set lr=5e-4",
-            )
+        self._require("property_probability", lambda v: 0.0 < v <= 1.0, "a number in (0, 1]", "0.5")
+        for name, example in (("forcefield_weight", "0.2"), ("tolerance", "0.1")):
+            self._require(name, lambda v: v >= 0.0, "a number of 0 or more", example)
+        if self.lr is not None:
+            self._require("lr", lambda v: v > 0.0, "a positive number", "5e-4")
         self.build_movement()  # refuses its own parameters
         if self.forcefield and self.movement == "frozen":
             raise TetherError(
@@ -95,6 +94,40 @@ class Recipe:
                 expected="a movement that moves it",
                 fix="set movement=full or forcefield=false",
             )
+
+        if self.balance == "constraint" and (
+            not self.forcefield or self.initialisation == "random"
+        ):
+            raise TetherError(
+                f"recipe {self.name!r} bounds a force-field loss that it does not have",
+                expected="a pretrained force field, and a task that keeps it",
+                fix="set forcefield=true and initialisation=pretrained, or balance=sum",
+            )
+
+    def _require(
+        self, name: str, accepts: Callable[[float], bool], expected: str, example: str
+    ) -> None:
+        value = getattr(self, name)
+        if not (math.isfinite(value) and accepts(value)):
+            raise TetherError(
+                f"`{name}` of recipe {self.name!r} is {value}",
+                expected=expected,
+                fix=f"set {name}={example}",
+            )
+
+    def identity(self) -> dict[str, Any]:
+        """What tells its runs from others: `Run.claim` compares it.
+
+        Returns
+        -------
+        dict
+            Fields by name; the later ones only where they are not at their default.
+        """
+        return {
+            field.name: value
+            for field in fields(self)
+            if (value := getattr(self, field.name)) != field.default or field.name in _FIRST_FIELDS
+        }
 
     def build_movement(self) -> Movement:
         """The movement of this recipe."""
@@ -129,6 +162,10 @@ RECIPES: dict[str, tuple[str, Recipe]] = {
     "mft-sampled": (
         "property or force field, drawn at each step",
         Recipe("mft-sampled", forcefield=True, balance="sampled"),
+    ),
+    "mft-constraint": (
+        "property as good as a bound on the force-field loss allows; no weight to tune",
+        Recipe("mft-constraint", forcefield=True, balance="constraint"),
     ),
     "mft-layerwise": (
         "mft with layer-wise learning rates",

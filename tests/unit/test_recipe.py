@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tether.run import Run
 from tether.serialization import load_tensors, read_json
 from tether.tasks.property import PropertyTask
 from tether.training.checkpoint import Progress
+from tether.training.log import read_log
 from tether.training.settings import TrainingSettings
 
 TINY = BackboneChoice("tiny", {"n_features": 16})
@@ -175,6 +177,58 @@ def test_the_forcefield_weight_changes_the_result(
     assert after[2.0] < after[0.0]
 
 
+def test_the_tolerance_of_a_constraint_changes_the_result(
+    workspace: Any, settings: TrainingSettings, tmp_path: Path
+) -> None:
+    # Long enough for the multiplier to leave 1, with rates that damage the force field.
+    long = replace(settings, property_steps=200, validate_every=200, lr=1e-2)
+    learnt = {}
+    for tolerance in (0.0, 100.0):
+        recipe = named_recipe("mft-constraint", name=f"c-{tolerance}", tolerance=tolerance)
+        run = run_recipe(workspace, recipe, long, out=tmp_path / recipe.name)
+        events = [e for e in read_log(run.log) if e["event"] == "train"]
+        learnt[tolerance] = events[-1]["balance"]
+        assert set(learnt[tolerance]) == {"bound", "running", "log_multiplier"}
+    assert learnt[100.0]["bound"] == pytest.approx(101.0 * learnt[0.0]["bound"])
+    assert learnt[0.0]["log_multiplier"] > learnt[100.0]["log_multiplier"]
+    assert learnt[0.0]["running"] < learnt[100.0]["running"]
+
+
+def test_a_run_of_the_first_version_is_recognised(
+    workspace: Any, settings: TrainingSettings, tmp_path: Path
+) -> None:
+    # Written by the release before the first field was added: must never change.
+    first = {
+        "recipe": {
+            "name": "mft", "initialisation": "pretrained", "movement": "full", "decay": 0.6,
+            "forcefield": True, "balance": "sum", "forcefield_weight": 0.2,
+            "property_probability": 0.5, "averaging": "ema", "lr": None,
+        },
+        "seed": 0,
+        "settings": {
+            "property_steps": 6, "batch_size": 8, "forcefield_batch_size": 4, "max_atoms": None,
+            "lr": 0.003, "weight_decay": 0.01, "betas": [0.9, 0.99], "warmup_fraction": 0.05,
+            "final_lr_fraction": 0.01, "clip_norm": 5.0, "ema_decay": 0.999, "validate_every": 3,
+            "patience": 0, "select_by": "rmse", "loss": "l1", "force_weight": 1.0,
+            "energy_weight": 1.0,
+        },
+        "backbone": {"name": "tiny", "options": {"n_features": 16}},
+        "head": {"pooling": None, "n_hidden": 16},
+        "targets": ["gap"],
+    }  # fmt: skip
+    run = run_recipe(workspace, named_recipe("mft"), settings, out=tmp_path / "run")
+    written = read_json(run.folder / "state" / "identity.json")
+    assert set(written.pop("data")) == {"store", "split", "auxiliary", "forcefield_test"}
+    assert written == first
+    assert list(written["recipe"]) == list(first["recipe"])
+
+
+def test_a_field_that_came_later_tells_runs_apart_where_it_is_set() -> None:
+    assert "tolerance" not in named_recipe("mft-constraint").identity()
+    changed = named_recipe("mft-constraint", tolerance=0.2).identity()
+    assert changed["tolerance"] == 0.2
+
+
 def test_several_targets_with_holes_train_and_are_all_predicted(
     workspace: Any, settings: TrainingSettings, tmp_path: Path
 ) -> None:
@@ -218,6 +272,9 @@ def test_named_recipes_are_named_as_their_key() -> None:
         ({"forcefield_weight": -1.0}, "`forcefield_weight` of recipe 'mft' is -1.0"),
         ({"lr": float("nan")}, "`lr` of recipe 'mft' is nan"),
         ({"name": "../elsewhere"}, "recipe name '../elsewhere'"),
+        ({"balance": "constraint", "tolerance": -1.0}, "`tolerance` of recipe 'mft' is -1.0"),
+        ({"balance": "constraint", "forcefield": False}, "bounds a force-field loss"),
+        ({"balance": "constraint", "initialisation": "random"}, "bounds a force-field loss"),
         ({"forcefeild": True}, "unknown field 'forcefeild' of recipe 'mft'"),
     ],
 )

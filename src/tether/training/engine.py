@@ -45,6 +45,10 @@ class Balance(Protocol):
         """Accumulate gradients."""
         ...
 
+    def tensors(self) -> Mapping[str, Tensor]:
+        """What it learns, as scalars by name: kept in the checkpoint, restored in place, logged."""
+        ...
+
 
 @dataclass(frozen=True)
 class Validation:
@@ -115,7 +119,11 @@ def train(
         trainer.start_average()
     if run.checkpoint.exists():
         trainer.progress = load_checkpoint(
-            run.checkpoint, model=model, optimiser=trainer.optimiser, average=trainer.average
+            run.checkpoint,
+            model=model,
+            optimiser=trainer.optimiser,
+            average=trainer.average,
+            balance=balance.tensors(),
         )
     # Also before the first checkpoint: a killed run has logged steps that come again.
     cut_log(run.log, trainer.progress.step)
@@ -125,7 +133,7 @@ def train(
         values = trainer.step()
         progress.seconds = time.perf_counter() - started
         if progress.step % LOG_EVERY == 0:
-            _log_train(run, progress, values, trainer.optimiser)
+            _log_train(run, trainer, values)
         steps = progress.task_steps[PROPERTY]
         due = steps % settings.validate_every == 0 or steps == settings.property_steps
         if PROPERTY in values and due:
@@ -136,6 +144,7 @@ def train(
                 model=model,
                 optimiser=trainer.optimiser,
                 average=trainer.average,
+                balance=balance.tensors(),
                 progress=progress,
             )
         report(progress)
@@ -309,15 +318,17 @@ def _validate(
     append_log(run.log, {**event, "property_steps": progress.task_steps[PROPERTY]})
 
 
-def _log_train(
-    run: Run, progress: Progress, values: dict[str, float], optimiser: torch.optim.Optimizer
-) -> None:
+def _log_train(run: Run, trainer: Trainer, values: dict[str, float]) -> None:
+    progress = trainer.progress
     event = {
         "event": "train",
         "step": progress.step,
         "property_steps": progress.task_steps[PROPERTY],
         "losses": values,
-        "lr": max(group["lr"] for group in optimiser.param_groups),
+        "lr": max(group["lr"] for group in trainer.optimiser.param_groups),
         "seconds": round(progress.seconds, 3),
     }
+    learnt = {name: value.item() for name, value in trainer.balance.tensors().items()}
+    if learnt:
+        event["balance"] = learnt
     append_log(run.log, event)

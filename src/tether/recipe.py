@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tether.errors import TetherError
 from tether.movement.frozen import Frozen
 from tether.movement.full import Full
+from tether.movement.gradual import Gradual
 from tether.movement.layerwise import Layerwise
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["RECIPES", "Recipe", "named_recipe"]
 
 Initialisation = Literal["pretrained", "random"]
-MovementName = Literal["frozen", "full", "layerwise", "layerwise-jmp"]
+MovementName = Literal["frozen", "full", "layerwise", "layerwise-jmp", "lp-ft", "gradual"]
 BalanceName = Literal["sum", "sampled", "constraint"]
 Averaging = Literal["ema", "none"]
 _NAME = re.compile(r"\w[\w.+-]*")
@@ -42,8 +43,8 @@ class Recipe:
         Of the row in every table.
     initialisation : {"pretrained", "random"}
         Where the backbone's weights come from.
-    movement : {"frozen", "full", "layerwise", "layerwise-jmp"}
-        Which weights move, and how fast.
+    movement : {"frozen", "full", "layerwise", "layerwise-jmp", "lp-ft", "gradual"}
+        Which weights move, how fast, and from when on.
     decay : float
         Of the geometric layer-wise rule.
     forcefield : bool
@@ -61,6 +62,8 @@ class Recipe:
         Base learning rate; None: that of the training settings.
     tolerance : float
         Of the constraint: the force-field loss may exceed the pretrained one by this share, ε.
+    unfreeze_by : float
+        Of ``lp-ft`` and ``gradual``: share of the property steps after which everything moves.
     """
 
     name: str
@@ -74,6 +77,7 @@ class Recipe:
     averaging: Averaging = "ema"
     lr: float | None = None
     tolerance: float = 0.1
+    unfreeze_by: float = 0.3
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -140,6 +144,8 @@ class Recipe:
                 return Layerwise("geometric", self.decay)
             case "layerwise-jmp":
                 return Layerwise("jmp")
+            case "lp-ft" | "gradual":
+                return Gradual(self.movement, self.unfreeze_by)
 
 
 #: Name → (what it is, the point).
@@ -157,6 +163,14 @@ RECIPES: dict[str, tuple[str, Recipe]] = {
     "layerwise-jmp": (
         "JMP's table of learning rates",
         Recipe("layerwise-jmp", movement="layerwise-jmp"),
+    ),
+    "lp-ft": (
+        "head first on the frozen backbone, then everything",
+        Recipe("lp-ft", movement="lp-ft"),
+    ),
+    "gradual": (
+        "head first, then block after block towards the input",
+        Recipe("gradual", movement="gradual"),
     ),
     "mft": ("property and force field together, weighted sum", Recipe("mft", forcefield=True)),
     "mft-sampled": (

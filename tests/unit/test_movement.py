@@ -10,6 +10,7 @@ from tether.heads.readout import PropertyHead
 from tether.model import AdaptedModel
 from tether.movement.frozen import Frozen
 from tether.movement.full import Full
+from tether.movement.gradual import Gradual
 from tether.movement.groups import Movement
 from tether.movement.layerwise import Layerwise
 from tether.targets import Target
@@ -17,12 +18,14 @@ from tether.testing.tiny import TinyBackbone
 from tether.training.engine import _optimiser, _schedule
 from tether.training.settings import TrainingSettings
 
+MOVEMENTS = [Frozen(), Full(), Layerwise(), Layerwise("jmp"), Gradual(), Gradual("gradual")]
+
 
 def model(n_layers: int = 3) -> AdaptedModel:
     return AdaptedModel(TinyBackbone(n_layers=n_layers), [PropertyHead(Target("gap"), 32)])
 
 
-@pytest.mark.parametrize("movement", [Frozen(), Full(), Layerwise(), Layerwise("jmp")], ids=repr)
+@pytest.mark.parametrize("movement", MOVEMENTS, ids=repr)
 def test_groups_hold_exactly_what_may_move_once(movement: Movement) -> None:
     one = model()
     grouped = [id(p) for group in movement.apply(one) for p in group.parameters]

@@ -150,6 +150,24 @@ def test_killed_and_run_again_gives_the_same_bits(
     assert {**ours, "seconds": 0} == {**theirs, "seconds": 0}
 
 
+@pytest.mark.parametrize("name", ["lp-ft", "gradual"])
+def test_a_kill_before_the_backbone_starts_changes_no_bit(
+    name: str, workspace: Any, settings: TrainingSettings, tmp_path: Path
+) -> None:
+    recipe = named_recipe(name, unfreeze_by=0.9)
+    longer = replace(settings, property_steps=10)  # starts at 9; checkpoints at 3, 6, 9
+    whole = run_recipe(workspace, recipe, longer, out=tmp_path / "whole")
+    for at in (5, 8):
+        with pytest.raises(Kill):
+            run_recipe(workspace, recipe, longer, out=tmp_path / "cut", report=killer(at))
+    cut = run_recipe(workspace, recipe, longer, out=tmp_path / "cut")
+    assert cut.weights.read_bytes() == whole.weights.read_bytes()
+    assert cut.predictions.read_bytes() == whole.predictions.read_bytes()
+    checkpoints = [load_tensors(run.checkpoint) for run in (cut, whole)]
+    assert checkpoints[0].keys() == checkpoints[1].keys()
+    assert all(torch.equal(t, checkpoints[1][key]) for key, t in checkpoints[0].items())
+
+
 @every_recipe
 def test_seeds_differ_and_repeat(
     name: str, workspace: Any, settings: TrainingSettings, tmp_path: Path
@@ -272,6 +290,7 @@ def test_named_recipes_are_named_as_their_key() -> None:
         ({"forcefield_weight": -1.0}, "`forcefield_weight` of recipe 'mft' is -1.0"),
         ({"lr": float("nan")}, "`lr` of recipe 'mft' is nan"),
         ({"name": "../elsewhere"}, "recipe name '../elsewhere'"),
+        ({"movement": "lp-ft", "unfreeze_by": 1.0}, "`unfreeze_by` is 1.0"),
         ({"balance": "constraint", "tolerance": -1.0}, "`tolerance` of recipe 'mft' is -1.0"),
         ({"balance": "constraint", "forcefield": False}, "bounds a force-field loss"),
         ({"balance": "constraint", "initialisation": "random"}, "bounds a force-field loss"),

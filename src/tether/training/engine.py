@@ -129,7 +129,7 @@ def train(
     cut_log(run.log, trainer.progress.step)
     progress = trainer.progress
     started = time.perf_counter() - progress.seconds
-    while not _finished(progress, settings):
+    while not _finished(progress, groups, settings):
         values = trainer.step()
         progress.seconds = time.perf_counter() - started
         if progress.step % LOG_EVERY == 0:
@@ -205,6 +205,7 @@ class Trainer:
         chosen = self.balance.choose(progress.step, list(self.tasks))
         # A run without a property (pretraining) is as long as its first task.
         lead = PROPERTY if PROPERTY in self.tasks else next(iter(self.tasks))
+        _thaw(self.groups, progress.task_steps[lead], self.settings)
         _schedule(self.optimiser, self.groups, progress.task_steps[lead], self.settings)
         self.optimiser.zero_grad(set_to_none=True)
         losses = {
@@ -214,7 +215,8 @@ class Trainer:
             for name in chosen
         }
         values = _finite(losses, progress.step)
-        self.balance.backward(losses)
+        # A task whose every weight is still frozen has nothing to move.
+        self.balance.backward({name: loss for name, loss in losses.items() if loss.requires_grad})
         if self.settings.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.moving.values(), self.settings.clip_norm)
         self.optimiser.step()
@@ -225,9 +227,16 @@ class Trainer:
         return values
 
 
-def _finished(progress: Progress, settings: TrainingSettings) -> bool:
-    stopped = bool(settings.patience) and progress.stale >= settings.patience
-    return stopped or progress.task_steps[PROPERTY] >= settings.property_steps
+def _finished(
+    progress: Progress, groups: Sequence[ParameterGroup], settings: TrainingSettings
+) -> bool:
+    done = progress.task_steps[PROPERTY]
+    if done >= settings.property_steps:
+        return True
+    # Patience on a backbone that is still frozen would end a run before its method has begun.
+    moving = done - max(_start(group, settings) for group in groups)
+    impatient = bool(settings.patience) and progress.stale >= settings.patience
+    return impatient and moving >= settings.patience * settings.validate_every
 
 
 def _optimiser(groups: Sequence[ParameterGroup], settings: TrainingSettings) -> torch.optim.AdamW:
@@ -239,18 +248,32 @@ def _optimiser(groups: Sequence[ParameterGroup], settings: TrainingSettings) -> 
     )
 
 
+def _start(group: ParameterGroup, settings: TrainingSettings) -> int:
+    """First property step at which a group moves."""
+    return round(group.starts_at * settings.property_steps)
+
+
+def _thaw(groups: Sequence[ParameterGroup], done: int, settings: TrainingSettings) -> None:
+    """Let those groups have gradients whose time has come: AdamW passes over the others."""
+    for group in (group for group in groups if group.starts_at):
+        moves = done >= _start(group, settings)
+        for parameter in group.parameters:
+            parameter.requires_grad_(moves)
+
+
 def _schedule(
     optimiser: torch.optim.Optimizer,
     groups: Sequence[ParameterGroup],
     done: int,
     settings: TrainingSettings,
 ) -> None:
-    """Linear warm-up and cosine over the property steps; every group ends at the same rate."""
+    """Linear warm-up of each group and cosine over the property steps; all end at one rate."""
     warm = max(1, round(settings.warmup_fraction * settings.property_steps))
     cosine = 0.5 * (1.0 + math.cos(math.pi * min(done / settings.property_steps, 1.0)))
     for group, state in zip(groups, optimiser.param_groups, strict=True):
         floor = min(settings.final_lr_fraction / group.multiplier, 1.0)
-        factor = min(1.0, (done + 1) / warm) * (floor + (1.0 - floor) * cosine)
+        warmth = min(1.0, max(0, done + 1 - _start(group, settings)) / warm)
+        factor = warmth * (floor + (1.0 - floor) * cosine)
         state["lr"] = settings.lr * group.multiplier * factor
 
 

@@ -15,6 +15,7 @@ from tether.atomic import atomic_path
 from tether.errors import TetherError
 from tether.evaluation import forcefield_errors, prediction_rows, property_errors, true_labels
 from tether.inputs import AdaptInputs, BackboneChoice, HeadChoice, OpenedInputs
+from tether.movement.anchor import anchored
 from tether.run import Run, environment
 from tether.serialization import load_tensors, read_json, write_json
 from tether.training.engine import Validation, train
@@ -102,11 +103,10 @@ def adapt(
         ready.data.split.to_json(run.split)
         write_json(run.provenance, _provenance(ready))
     before = _errors_before(model, ready.held_out, recipe, run)
-    movement = recipe.build_movement()
     progress = train(
         model,
         ready.tasks,
-        groups=movement.apply(model),
+        groups=anchored(recipe.build_movement().apply(model), recipe.anchor),
         balance=build_balance(recipe, ready.tasks, model, seed=seed),
         settings=request.effective_settings,
         averaging=recipe.averaging == "ema",

@@ -64,6 +64,8 @@ class Recipe:
         Of the constraint: the force-field loss may exceed the pretrained one by this share, ε.
     unfreeze_by : float
         Of ``lp-ft`` and ``gradual``: share of the property steps after which everything moves.
+    anchor : float
+        L2-SP: decay of the backbone towards its starting weights, in units of the learning rate.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Recipe:
     lr: float | None = None
     tolerance: float = 0.1
     unfreeze_by: float = 0.3
+    anchor: float = 0.0
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -87,7 +90,7 @@ class Recipe:
                 fix="choose another name",
             )
         self._require("property_probability", lambda v: 0.0 < v <= 1.0, "a number in (0, 1]", "0.5")
-        for name, example in (("forcefield_weight", "0.2"), ("tolerance", "0.1")):
+        for name, example in (("forcefield_weight", "0.2"), ("tolerance", "0.1"), ("anchor", "10")):
             self._require(name, lambda v: v >= 0.0, "a number of 0 or more", example)
         if self.lr is not None:
             self._require("lr", lambda v: v > 0.0, "a positive number", "5e-4")
@@ -171,6 +174,10 @@ RECIPES: dict[str, tuple[str, Recipe]] = {
     "gradual": (
         "head first, then block after block towards the input",
         Recipe("gradual", movement="gradual"),
+    ),
+    "l2sp": (
+        "all weights, pulled back to where they started",
+        Recipe("l2sp", anchor=10.0),
     ),
     "mft": ("property and force field together, weighted sum", Recipe("mft", forcefield=True)),
     "mft-sampled": (

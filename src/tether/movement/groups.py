@@ -29,12 +29,16 @@ class ParameterGroup:
     starts_at : float
         Share of the property steps before which the group is frozen bit for bit: no gradient, no
         moments, no weight decay. It warms up when it starts.
+    anchor : float
+        Rate of decay towards the starting weights, in units of the learning rate; where it is not
+        0, it replaces the weight decay.
     """
 
     name: str
     parameters: list[nn.Parameter]
     multiplier: float = 1.0
     starts_at: float = 0.0
+    anchor: float = 0.0
 
 
 class Movement(Protocol):

@@ -181,6 +181,7 @@ class Trainer:
         self.tasks = {task.name: task for task in tasks}
         self.optimiser = _optimiser(groups, settings)
         self.moving = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self.starts = [[p.detach().clone() for p in g.parameters if g.anchor] for g in groups]
         self.average: dict[str, Tensor] = {}
         self.progress = Progress(task_steps=dict.fromkeys(self.tasks, 0))
 
@@ -220,11 +221,21 @@ class Trainer:
         if self.settings.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.moving.values(), self.settings.clip_norm)
         self.optimiser.step()
+        self._pull_back()
         progress.step += 1
         for name in chosen:
             progress.task_steps[name] += 1
         _update_average(self.average, self.moving, self.settings.ema_decay, progress.step)
         return values
+
+    @torch.no_grad()
+    def _pull_back(self) -> None:
+        """Decoupled decay towards the starting weights, as AdamW's own is one towards zero."""
+        states = self.optimiser.param_groups
+        for group, start, state in zip(self.groups, self.starts, states, strict=True):
+            if start:
+                weight = min(1.0, state["lr"] * group.anchor)
+                torch._foreach_lerp_(tuple(group.parameters), start, weight)
 
 
 def _finished(
@@ -241,9 +252,15 @@ def _finished(
 
 def _optimiser(groups: Sequence[ParameterGroup], settings: TrainingSettings) -> torch.optim.AdamW:
     return torch.optim.AdamW(
-        [{"params": g.parameters, "lr": settings.lr * g.multiplier} for g in groups],
+        [
+            {
+                "params": g.parameters,
+                "lr": settings.lr * g.multiplier,
+                "weight_decay": 0.0 if g.anchor else settings.weight_decay,
+            }
+            for g in groups
+        ],
         betas=settings.betas,
-        weight_decay=settings.weight_decay,
         foreach=True,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from tether.movement.anchor import anchored
 from tether.run import Run, environment
 from tether.serialization import load_tensors, read_json, write_json
 from tether.training.engine import Validation, train
+from tether.training.wise import backbone_weights, interpolate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,20 +105,31 @@ def adapt(
         ready.data.split.to_json(run.split)
         write_json(run.provenance, _provenance(ready))
     before = _errors_before(model, ready.held_out, recipe, run)
+    start = backbone_weights(model) if recipe.averaging == "wise" else {}
     progress = train(
         model,
         ready.tasks,
         groups=anchored(recipe.build_movement().apply(model), recipe.anchor),
         balance=build_balance(recipe, ready.tasks, model, seed=seed),
         settings=request.effective_settings,
-        averaging=recipe.averaging == "ema",
+        averaging=recipe.averaging != "none",
         validate=lambda m: _validate(m, ready, settings, watch),
         run=run,
         report=report,
     )
     model.load(load_tensors(run.weights))
+    more: dict[str, Any] = {}
+    if start:
+        judge = partial(_validate, ready=ready, settings=settings, watch=None)
+        more["wise"] = interpolate(model, start, validate=judge, run=run)
     _finish(
-        model, run, judged=ready.judged, held_out=ready.held_out, before=before, progress=progress
+        model,
+        run,
+        judged=ready.judged,
+        held_out=ready.held_out,
+        before=before,
+        progress=progress,
+        more=more,
     )
     return run
 
@@ -296,6 +309,7 @@ def _finish(
     held_out: Graph | None,
     before: dict[str, float | None] | None,
     progress: Progress,
+    more: dict[str, Any],
 ) -> None:
     columns, rows = prediction_rows(model, judged)
     schema = pa.schema(
@@ -320,5 +334,6 @@ def _finish(
             "forcefield_steps": progress.task_steps.get("forcefield", 0),
             "best_step": progress.best_step,
             "seconds": round(progress.seconds, 1),
+            **more,
         },
     )

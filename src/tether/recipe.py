@@ -23,7 +23,7 @@ __all__ = ["RECIPES", "Recipe", "named_recipe"]
 Initialisation = Literal["pretrained", "random"]
 MovementName = Literal["frozen", "full", "layerwise", "layerwise-jmp", "lp-ft", "gradual"]
 BalanceName = Literal["sum", "sampled", "constraint"]
-Averaging = Literal["ema", "none"]
+Averaging = Literal["ema", "none", "wise"]
 _NAME = re.compile(r"\w[\w.+-]*")
 #: Fields in the identity of every run. Those that came later enter it only where they are set, so
 #: that the runs made before are still recognised.
@@ -56,8 +56,9 @@ class Recipe:
         Weight of the force-field loss (sum), λ.
     property_probability : float
         Of a property step (sampled).
-    averaging : {"ema", "none"}
-        Which weights are evaluated and kept.
+    averaging : {"ema", "none", "wise"}
+        Which weights are evaluated and kept: a moving average or the last ones; ``wise``: the
+        moving average, mixed with the starting weights after training.
     lr : float or None
         Base learning rate; None: that of the training settings.
     tolerance : float
@@ -102,6 +103,12 @@ class Recipe:
                 fix="set movement=full or forcefield=false",
             )
 
+        if self.averaging == "wise" and self.initialisation == "random":
+            raise TetherError(
+                f"recipe {self.name!r} mixes trained weights with random ones",
+                expected="initialisation=pretrained for averaging=wise",
+                fix="set averaging=ema",
+            )
         if self.balance == "constraint" and (
             not self.forcefield or self.initialisation == "random"
         ):
@@ -179,6 +186,10 @@ RECIPES: dict[str, tuple[str, Recipe]] = {
         "all weights, pulled back to where they started",
         Recipe("l2sp", anchor=10.0),
     ),
+    "wise": (
+        "all weights, then mixed with the pretrained ones as ID validation says",
+        Recipe("wise", averaging="wise"),
+    ),
     "mft": ("property and force field together, weighted sum", Recipe("mft", forcefield=True)),
     "mft-sampled": (
         "property or force field, drawn at each step",
@@ -191,6 +202,10 @@ RECIPES: dict[str, tuple[str, Recipe]] = {
     "mft-layerwise": (
         "mft with layer-wise learning rates",
         Recipe("mft-layerwise", forcefield=True, movement="layerwise"),
+    ),
+    "mft-wise": (
+        "mft, then mixed with the pretrained weights as ID validation says",
+        Recipe("mft-wise", forcefield=True, averaging="wise"),
     ),
 }
 

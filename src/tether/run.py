@@ -55,6 +55,11 @@ class Run:
         return self.folder / "weights.safetensors"
 
     @property
+    def finetuned(self) -> Path:
+        """With WiSE-FT, the weights before interpolation."""
+        return self.folder / "state" / "finetuned.safetensors"
+
+    @property
     def checkpoint(self) -> Path:
         """State to resume from."""
         return self.folder / "state" / "checkpoint.safetensors"

@@ -290,6 +290,7 @@ def test_named_recipes_are_named_as_their_key() -> None:
         ({"forcefield_weight": -1.0}, "`forcefield_weight` of recipe 'mft' is -1.0"),
         ({"lr": float("nan")}, "`lr` of recipe 'mft' is nan"),
         ({"name": "../elsewhere"}, "recipe name '../elsewhere'"),
+        ({"averaging": "wise", "initialisation": "random"}, "mixes trained weights with random"),
         ({"movement": "lp-ft", "unfreeze_by": 1.0}, "`unfreeze_by` is 1.0"),
         ({"balance": "constraint", "tolerance": -1.0}, "`tolerance` of recipe 'mft' is -1.0"),
         ({"balance": "constraint", "forcefield": False}, "bounds a force-field loss"),

@@ -12,9 +12,12 @@ from tether.balance.sampled import Sampled
 from tether.balance.weighted_sum import WeightedSum
 from tether.data.loader import GraphStream
 from tether.errors import TetherError
+from tether.heads.denoising import DenoisingHead
 from tether.heads.readout import PropertyHead
 from tether.level import align_energies, pretrained_level
 from tether.model import AdaptedModel
+from tether.tasks.denoising import DenoisingTask, NoisyStream
+from tether.tasks.distillation import distillation_task
 from tether.tasks.forcefield import ForceFieldTask, force_scale
 from tether.tasks.property import PropertyTask
 
@@ -142,7 +145,11 @@ def model_of_targets(
         )
         for position, target in enumerate(targets.values())
     ]
-    return AdaptedModel(loaded, heads)
+    denoising = None
+    if recipe.denoising:
+        width = loaded.spec.n_features
+        denoising = DenoisingHead(width, n_hidden=head.n_hidden, seed=seed + len(heads))
+    return AdaptedModel(loaded, heads, denoising)
 
 
 def forcefield_graph(model: AdaptedModel, store: Store | None) -> Graph | None:
@@ -214,8 +221,23 @@ def build_tasks(
         train_graph, batch_size=settings.batch_size, max_atoms=settings.max_atoms, seed=seed
     )
     tasks: list[Task] = [PropertyTask(stream, settings.loss)]
-    if not recipe.forcefield:
-        return tasks, None
+    check = None
+    if recipe.forcefield:
+        task, check = _forcefield_task(model, auxiliary, settings, seed=seed + 1)
+        tasks.append(task)
+    if recipe.distillation:
+        # The same batches as the property's: its gradient is weighed structure by structure.
+        tasks.append(distillation_task(model, stream))
+    if model.denoising is not None:
+        at_rest = GraphStream(train_graph, batch_size=settings.forcefield_batch_size, seed=seed + 2)
+        noisy = NoisyStream(at_rest, recipe.noise, seed=seed)
+        tasks.append(DenoisingTask(noisy, model.denoising))
+    return tasks, check
+
+
+def _forcefield_task(
+    model: AdaptedModel, auxiliary: Store | None, settings: TrainingSettings, *, seed: int
+) -> tuple[ForceFieldTask, dict[str, float]]:
     graph = forcefield_graph(model, auxiliary)
     if graph is None:
         raise TetherError(
@@ -225,15 +247,13 @@ def build_tasks(
         )
     scale = force_scale(graph)
     graph, check = align_energies(model, graph)
-    tasks.append(
-        ForceFieldTask(
-            GraphStream(graph, batch_size=settings.forcefield_batch_size, seed=seed + 1),
-            scale=scale,
-            force_weight=settings.force_weight,
-            energy_weight=settings.energy_weight,
-        )
+    task = ForceFieldTask(
+        GraphStream(graph, batch_size=settings.forcefield_batch_size, seed=seed),
+        scale=scale,
+        force_weight=settings.force_weight,
+        energy_weight=settings.energy_weight,
     )
-    return tasks, check
+    return task, check
 
 
 def build_balance(
@@ -257,12 +277,18 @@ def build_balance(
     Balance
         For the engine.
     """
+    weights = {
+        "forcefield": recipe.forcefield_weight,
+        "distillation": recipe.distillation,
+        "denoising": recipe.denoising,
+    }
     match recipe.balance:
         case "sum":
-            return WeightedSum({"property": 1.0, "forcefield": recipe.forcefield_weight})
+            return WeightedSum(weights)
         case "sampled":
             p = recipe.property_probability
             return Sampled({"property": p, "forcefield": 1.0 - p}, seed=seed)
         case "constraint":
             (task,) = (task for task in tasks if task.name == "forcefield")
-            return Constraint(pretrained_level(model, task), tolerance=recipe.tolerance)
+            level = pretrained_level(model, task)
+            return Constraint(level, tolerance=recipe.tolerance, weights=weights)

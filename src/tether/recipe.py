@@ -50,7 +50,7 @@ class Recipe:
     forcefield : bool
         Whether the force-field task is trained beside the property: multi-task fine-tuning.
     balance : {"sum", "sampled", "constraint"}
-        How the two combine: a weighted sum, one task a step, or the property subject to a bound
+        How the tasks combine: a weighted sum, one task a step, or the property subject to a bound
         on the force-field loss.
     forcefield_weight : float
         Weight of the force-field loss (sum), λ.
@@ -67,6 +67,13 @@ class Recipe:
         Of ``lp-ft`` and ``gradual``: share of the property steps after which everything moves.
     anchor : float
         L2-SP: decay of the backbone towards its starting weights, in units of the learning rate.
+    distillation : float
+        Weight of the task that keeps the features near the pretrained ones; 0: no such task.
+    denoising : float
+        Weight of the task that finds displaced atoms' places (Noisy Nodes); 0: no such task.
+    noise : float
+        Å, standard deviation of that displacement; 0.05 is that of a heavy atom at room
+        temperature.
     """
 
     name: str
@@ -82,6 +89,9 @@ class Recipe:
     tolerance: float = 0.1
     unfreeze_by: float = 0.3
     anchor: float = 0.0
+    distillation: float = 0.0
+    denoising: float = 0.0
+    noise: float = 0.05
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -91,32 +101,52 @@ class Recipe:
                 fix="choose another name",
             )
         self._require("property_probability", lambda v: 0.0 < v <= 1.0, "a number in (0, 1]", "0.5")
-        for name, example in (("forcefield_weight", "0.2"), ("tolerance", "0.1"), ("anchor", "10")):
+        for name, example in (
+            ("forcefield_weight", "0.2"),
+            ("tolerance", "0.1"),
+            ("anchor", "10"),
+            ("distillation", "1"),
+            ("denoising", "0.2"),
+        ):
             self._require(name, lambda v: v >= 0.0, "a number of 0 or more", example)
+        self._require("noise", lambda v: v > 0.0, "a positive number", "0.05")
         if self.lr is not None:
             self._require("lr", lambda v: v > 0.0, "a positive number", "5e-4")
         self.build_movement()  # refuses its own parameters
-        if self.forcefield and self.movement == "frozen":
-            raise TetherError(
-                f"recipe {self.name!r} trains a force field on a frozen backbone",
-                expected="a movement that moves it",
-                fix="set movement=full or forcefield=false",
-            )
+        for wrong, problem, expected, fix in self._contradictions():
+            if wrong:
+                raise TetherError(f"recipe {self.name!r} {problem}", expected=expected, fix=fix)
 
-        if self.averaging == "wise" and self.initialisation == "random":
-            raise TetherError(
-                f"recipe {self.name!r} mixes trained weights with random ones",
-                expected="initialisation=pretrained for averaging=wise",
-                fix="set averaging=ema",
-            )
-        if self.balance == "constraint" and (
-            not self.forcefield or self.initialisation == "random"
-        ):
-            raise TetherError(
-                f"recipe {self.name!r} bounds a force-field loss that it does not have",
-                expected="a pretrained force field, and a task that keeps it",
-                fix="set forcefield=true and initialisation=pretrained, or balance=sum",
-            )
+    def _contradictions(self) -> list[tuple[bool, str, str, str]]:
+        """Pairs of choices that make no sense together: whether made, what, expectation, fix."""
+        more = bool(self.distillation or self.denoising)
+        random = self.initialisation == "random"
+        return [
+            (
+                self.movement == "frozen" and (self.forcefield or more),
+                f"trains {'a force field' if self.forcefield else 'features'} on a frozen backbone",
+                "a movement that moves it",
+                "set movement=full, or leave out the task",
+            ),
+            (
+                self.balance == "sampled" and more,
+                "draws property or force field, and has another task",
+                "a balance that runs all tasks",
+                "set balance=sum",
+            ),
+            (
+                self.balance == "constraint" and (random or not self.forcefield),
+                "bounds a force-field loss that it does not have",
+                "a pretrained force field, and a task that keeps it",
+                "set forcefield=true and initialisation=pretrained, or balance=sum",
+            ),
+            (
+                random and (self.averaging == "wise" or bool(self.distillation)),
+                "holds on to random weights",
+                "initialisation=pretrained for averaging=wise and for distillation",
+                "set initialisation=pretrained",
+            ),
+        ]
 
     def _require(
         self, name: str, accepts: Callable[[float], bool], expected: str, example: str
@@ -189,6 +219,14 @@ RECIPES: dict[str, tuple[str, Recipe]] = {
     "wise": (
         "all weights, then mixed with the pretrained ones as ID validation says",
         Recipe("wise", averaging="wise"),
+    ),
+    "distillation": (
+        "all weights, features kept near the pretrained ones",
+        Recipe("distillation", distillation=1.0),
+    ),
+    "noisy-nodes": (
+        "all weights, and displaced atoms to be put back: an auxiliary task without labels",
+        Recipe("noisy-nodes", denoising=0.2),
     ),
     "mft": ("property and force field together, weighted sum", Recipe("mft", forcefield=True)),
     "mft-sampled": (

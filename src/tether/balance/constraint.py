@@ -51,6 +51,8 @@ class Constraint:
         ε.
     floor : float
         In units of the labels' force spread.
+    weights : mapping of str to float, optional
+        Of the tasks beside the property and the force field; 1 where none is given.
 
     Raises
     ------
@@ -62,7 +64,15 @@ class Constraint:
     Why an undamped multiplier oscillates: A. Stooke et al., arXiv 2007.03964.
     """
 
-    def __init__(self, reference: float, *, tolerance: float = 0.1, floor: float = FLOOR) -> None:
+    def __init__(
+        self,
+        reference: float,
+        *,
+        tolerance: float = 0.1,
+        floor: float = FLOOR,
+        weights: Mapping[str, float] | None = None,
+    ) -> None:
+        self.weights = dict(weights or {})
         if not (math.isfinite(tolerance) and tolerance >= 0.0):
             raise TetherError(
                 f"`tolerance` is {tolerance}",
@@ -104,7 +114,8 @@ class Constraint:
         """Accumulate the gradient of the scaled Lagrangian, then move the multiplier."""
         share = self.multiplier / (1.0 + self.multiplier)
         for name, loss in losses.items():
-            ((share if name == CONSTRAINED else 1.0 - share) * loss).backward()
+            objective = (1.0 - share) * self.weights.get(name, 1.0)
+            ((share if name == CONSTRAINED else objective) * loss).backward()
         if CONSTRAINED not in losses:
             return
         running, log_multiplier = self._state["running"], self._state["log_multiplier"]

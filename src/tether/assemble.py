@@ -9,6 +9,8 @@ import torch
 from tether.backbones.load import load_backbone
 from tether.balance.constraint import Constraint
 from tether.balance.sampled import Sampled
+from tether.balance.surgery import GradientSurgery
+from tether.balance.uncertainty import Uncertainty
 from tether.balance.weighted_sum import WeightedSum
 from tether.data.loader import GraphStream
 from tether.errors import TetherError
@@ -288,6 +290,10 @@ def build_balance(
         case "sampled":
             p = recipe.property_probability
             return Sampled({"property": p, "forcefield": 1.0 - p}, seed=seed)
+        case "uncertainty":
+            return Uncertainty([task.name for task in tasks])
+        case "surgery":
+            return GradientSurgery(model.block_parameters(), weights, seed=seed)
         case "constraint":
             (task,) = (task for task in tasks if task.name == "forcefield")
             level = pretrained_level(model, task)

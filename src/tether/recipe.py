@@ -22,7 +22,7 @@ __all__ = ["RECIPES", "Recipe", "named_recipe"]
 
 Initialisation = Literal["pretrained", "random"]
 MovementName = Literal["frozen", "full", "layerwise", "layerwise-jmp", "lp-ft", "gradual"]
-BalanceName = Literal["sum", "sampled", "constraint"]
+BalanceName = Literal["sum", "sampled", "uncertainty", "surgery", "constraint"]
 Averaging = Literal["ema", "none", "wise"]
 _NAME = re.compile(r"\w[\w.+-]*")
 #: Fields in the identity of every run. Those that came later enter it only where they are set, so
@@ -49,11 +49,12 @@ class Recipe:
         Of the geometric layer-wise rule.
     forcefield : bool
         Whether the force-field task is trained beside the property: multi-task fine-tuning.
-    balance : {"sum", "sampled", "constraint"}
-        How the tasks combine: a weighted sum, one task a step, or the property subject to a bound
-        on the force-field loss.
+    balance : {"sum", "sampled", "uncertainty", "surgery", "constraint"}
+        How the tasks combine: a weighted sum, one task a step, weights learnt as the tasks'
+        uncertainty, a weighted sum without what conflicts, or the property subject to a bound on
+        the force-field loss.
     forcefield_weight : float
-        Weight of the force-field loss (sum), λ.
+        Weight of the force-field loss (sum, surgery), λ.
     property_probability : float
         Of a property step (sampled).
     averaging : {"ema", "none", "wise"}
@@ -68,9 +69,10 @@ class Recipe:
     anchor : float
         L2-SP: decay of the backbone towards its starting weights, in units of the learning rate.
     distillation : float
-        Weight of the task that keeps the features near the pretrained ones; 0: no such task.
+        Weight of the task that keeps the features near the pretrained ones (not with
+        uncertainty, which learns it); 0: no such task.
     denoising : float
-        Weight of the task that finds displaced atoms' places (Noisy Nodes); 0: no such task.
+        Weight of the task that finds displaced atoms' places (Noisy Nodes), in the same way.
     noise : float
         Å, standard deviation of that displacement; 0.05 is that of a heavy atom at room
         temperature.
@@ -232,6 +234,14 @@ RECIPES: dict[str, tuple[str, Recipe]] = {
     "mft-sampled": (
         "property or force field, drawn at each step",
         Recipe("mft-sampled", forcefield=True, balance="sampled"),
+    ),
+    "mft-uncertainty": (
+        "mft with weights learnt as the uncertainty of each task",
+        Recipe("mft-uncertainty", forcefield=True, balance="uncertainty"),
+    ),
+    "mft-surgery": (
+        "mft without the parts of the two gradients that undo each other (needs torchjd)",
+        Recipe("mft-surgery", forcefield=True, balance="surgery"),
     ),
     "mft-constraint": (
         "property as good as a bound on the force-field loss allows; no weight to tune",

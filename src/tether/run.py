@@ -18,7 +18,7 @@ __all__ = ["Run", "environment"]
 
 _PACKAGES = (
     "tether", "torch", "numpy", "scikit-learn", "ase", "vesin", "so3krates-torch", "tblite",
-    "qm9pack", "openTSNE", "POT",
+    "qm9pack", "openTSNE", "POT", "torchjd",
 )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import torch
 
 from tether.balance.constraint import Constraint
 from tether.balance.sampled import Sampled
+from tether.balance.uncertainty import Uncertainty
 from tether.balance.weighted_sum import WeightedSum
 from tether.errors import TetherError
 
@@ -143,3 +144,30 @@ def test_what_a_constraint_learns_is_restored_in_place() -> None:
 def test_a_bound_that_makes_no_sense_is_refused(arguments: dict[str, float], problem: str) -> None:
     with pytest.raises(TetherError, match=problem):
         Constraint(**arguments)
+
+
+def test_uncertainty_weighs_a_task_by_the_inverse_of_its_loss() -> None:
+    balance = Uncertainty(NAMES)
+    weight = torch.tensor(1.0, requires_grad=True)
+    for _ in range(1500):
+        weight.grad = None
+        balance.backward({"property": 0.1 * weight, "forcefield": 4.0 * weight})
+    scales = {name: math.exp(value.item()) for name, value in balance.tensors().items()}
+    assert scales == pytest.approx({"property": 0.1, "forcefield": 4.0}, rel=0.01)
+    # Each loss over its scale: both count one.
+    assert float(weight.grad) == pytest.approx(2.0, rel=0.02)
+
+
+def test_uncertainty_starts_as_the_plain_sum() -> None:
+    weight, found = losses()
+    balance = Uncertainty(NAMES)
+    assert balance.choose(3, NAMES) == NAMES
+    balance.backward(found)
+    assert weight.grad.tolist() == [5.0, 7.0]
+
+
+def test_an_uncertain_scale_survives_a_loss_of_any_size() -> None:
+    balance = Uncertainty(["property"])
+    weight = torch.tensor(1.0, requires_grad=True)
+    balance.backward({"property": 1e6 * weight})
+    assert balance.tensors()["property"].item() == pytest.approx(0.02)

@@ -13,6 +13,7 @@ import torch
 
 from tether.assemble import build_balance, build_model, build_tasks, forcefield_graph
 from tether.atomic import atomic_path
+from tether.balance.surgery import load_pcgrad
 from tether.errors import TetherError
 from tether.evaluation import forcefield_errors, prediction_rows, property_errors, true_labels
 from tether.inputs import AdaptInputs, BackboneChoice, HeadChoice, OpenedInputs
@@ -162,7 +163,7 @@ def check_run(
     request = _Request(
         inputs, recipe, settings, seed, backbone or BackboneChoice(), head or HeadChoice()
     )
-    data = _prepare(request).data if structures else OpenedInputs.open(inputs, recipe)
+    data = _prepare(request).data if structures else _open(request)
     Run(out).check(request.identity(data))
 
 
@@ -225,9 +226,15 @@ def _provenance(ready: _Ready) -> dict[str, Any]:
     }
 
 
+def _open(request: _Request) -> OpenedInputs:
+    if request.recipe.balance == "surgery":
+        load_pcgrad()  # a missing package is refused with the rest, before anything is written
+    return OpenedInputs.open(request.inputs, request.recipe)
+
+
 def _prepare(request: _Request) -> _Ready:
     inputs, recipe = request.inputs, request.recipe
-    data = OpenedInputs.open(inputs, recipe)
+    data = _open(request)
     model = build_model(
         data.store,
         inputs.targets,

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from tether.balance.surgery import GradientSurgery
+from tether.balance.surgery import GradientSurgery, load_pcgrad
 from tether.errors import TetherError
 
 #: Gradients of two tasks that conflict, and what is left of each.
@@ -84,4 +84,4 @@ def test_the_order_is_a_function_of_seed_and_step_and_no_other_draw_is_disturbed
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchjd.aggregation", None)
     with pytest.raises(TetherError, match=r"needs the package torchjd.*pip install 'tether\[surg"):
-        GradientSurgery([], {})
+        load_pcgrad()

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-__all__ = ["GradientSurgery"]
+__all__ = ["GradientSurgery", "load_pcgrad"]
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,6 @@ class GradientSurgery:
         default_factory=lambda: {"step": torch.zeros((), dtype=torch.int64)}
     )
 
-    def __post_init__(self) -> None:
-        _pcgrad()  # refused before the first step, not at it
-
     def tensors(self) -> dict[str, Tensor]:
         """Backward passes so far: the order depends on it."""
         return self.state
@@ -66,7 +63,7 @@ class GradientSurgery:
         if moving and rows:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed + 1_000_003 * int(self.state["step"]))
-                combined = _pcgrad()(torch.stack(rows))
+                combined = load_pcgrad()(torch.stack(rows))
             sizes = [parameter.numel() for parameter in moving]
             for parameter, piece in zip(moving, combined.split(sizes), strict=True):
                 parameter.grad = piece.view_as(parameter)
@@ -82,7 +79,19 @@ def _taken(parameters: Sequence[nn.Parameter]) -> Tensor:
     return row
 
 
-def _pcgrad() -> Any:
+def load_pcgrad() -> Any:
+    """TorchJD's aggregator.
+
+    Returns
+    -------
+    torchjd.aggregation.PCGrad
+        Takes gradients, shape (n_tasks, n_weights), and gives one.
+
+    Raises
+    ------
+    TetherError
+        When the package is not installed.
+    """
     try:
         from torchjd.aggregation import PCGrad
     except ImportError:

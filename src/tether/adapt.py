@@ -18,6 +18,7 @@ from tether.errors import TetherError
 from tether.evaluation import forcefield_errors, prediction_rows, property_errors, true_labels
 from tether.inputs import AdaptInputs, BackboneChoice, HeadChoice, OpenedInputs
 from tether.movement.anchor import anchored
+from tether.movement.lora import merge
 from tether.run import Run, environment
 from tether.serialization import load_tensors, read_json, write_json
 from tether.training.engine import Validation, train
@@ -110,7 +111,7 @@ def adapt(
     progress = train(
         model,
         ready.tasks,
-        groups=anchored(recipe.build_movement().apply(model), recipe.anchor),
+        groups=anchored(recipe.build_movement(seed).apply(model), recipe.anchor),
         balance=build_balance(recipe, ready.tasks, model, seed=seed),
         settings=request.effective_settings,
         averaging=recipe.averaging != "none",
@@ -118,20 +119,11 @@ def adapt(
         run=run,
         report=report,
     )
+    merge(model)
     model.load(load_tensors(run.weights))
-    more: dict[str, Any] = {}
-    if start:
-        judge = partial(_validate, ready=ready, settings=settings, watch=None)
-        more["wise"] = interpolate(model, start, validate=judge, run=run)
-    _finish(
-        model,
-        run,
-        judged=ready.judged,
-        held_out=ready.held_out,
-        before=before,
-        progress=progress,
-        more=more,
-    )
+    judge = partial(_validate, ready=ready, settings=settings, watch=None)
+    wise = interpolate(model, start, validate=judge, run=run) if start else None
+    _finish(ready, run, before=before, progress=progress, wise=wise)
     return run
 
 
@@ -309,16 +301,15 @@ def _validate(
 
 
 def _finish(
-    model: AdaptedModel,
+    ready: _Ready,
     run: Run,
     *,
-    judged: dict[str, Graph],
-    held_out: Graph | None,
     before: dict[str, float | None] | None,
     progress: Progress,
-    more: dict[str, Any],
+    wise: dict[str, Any] | None,
 ) -> None:
-    columns, rows = prediction_rows(model, judged)
+    model = ready.model
+    columns, rows = prediction_rows(model, ready.judged)
     schema = pa.schema(
         [
             ("id", pa.string()),
@@ -330,8 +321,8 @@ def _finish(
     with atomic_path(run.predictions) as temporary:
         pq.write_table(pa.table(columns, schema=schema), temporary)
     forgetting = None
-    if held_out is not None:
-        forgetting = {"before": before, "after": forcefield_errors(model, held_out)}
+    if ready.held_out is not None:
+        forgetting = {"before": before, "after": forcefield_errors(model, ready.held_out)}
     write_json(
         run.metrics,
         {
@@ -341,6 +332,6 @@ def _finish(
             "forcefield_steps": progress.task_steps.get("forcefield", 0),
             "best_step": progress.best_step,
             "seconds": round(progress.seconds, 1),
-            **more,
+            **({"wise": wise} if wise else {}),
         },
     )

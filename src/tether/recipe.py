@@ -12,6 +12,7 @@ from tether.movement.frozen import Frozen
 from tether.movement.full import Full
 from tether.movement.gradual import Gradual
 from tether.movement.layerwise import Layerwise
+from tether.movement.lora import Lora
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["RECIPES", "Recipe", "named_recipe"]
 
 Initialisation = Literal["pretrained", "random"]
-MovementName = Literal["frozen", "full", "layerwise", "layerwise-jmp", "lp-ft", "gradual"]
+MovementName = Literal["frozen", "full", "layerwise", "layerwise-jmp", "lp-ft", "gradual", "lora"]
 BalanceName = Literal["sum", "sampled", "uncertainty", "surgery", "constraint"]
 Averaging = Literal["ema", "none", "wise"]
 _NAME = re.compile(r"\w[\w.+-]*")
@@ -43,7 +44,7 @@ class Recipe:
         Of the row in every table.
     initialisation : {"pretrained", "random"}
         Where the backbone's weights come from.
-    movement : {"frozen", "full", "layerwise", "layerwise-jmp", "lp-ft", "gradual"}
+    movement : {"frozen", "full", "layerwise", "layerwise-jmp", "lp-ft", "gradual", "lora"}
         Which weights move, how fast, and from when on.
     decay : float
         Of the geometric layer-wise rule.
@@ -76,6 +77,8 @@ class Recipe:
     noise : float
         Å, standard deviation of that displacement; 0.05 is that of a heavy atom at room
         temperature.
+    rank : int
+        Of the updates of ``lora``.
     """
 
     name: str
@@ -94,6 +97,7 @@ class Recipe:
     distillation: float = 0.0
     denoising: float = 0.0
     noise: float = 0.05
+    rank: int = 8
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -175,8 +179,19 @@ class Recipe:
             if (value := getattr(self, field.name)) != field.default or field.name in _FIRST_FIELDS
         }
 
-    def build_movement(self) -> Movement:
-        """The movement of this recipe."""
+    def build_movement(self, seed: int = 0) -> Movement:
+        """The movement of this recipe.
+
+        Parameters
+        ----------
+        seed : int
+            Of what starts from random numbers.
+
+        Returns
+        -------
+        Movement
+            To be applied to a model.
+        """
         match self.movement:
             case "frozen":
                 return Frozen()
@@ -188,6 +203,8 @@ class Recipe:
                 return Layerwise("jmp")
             case "lp-ft" | "gradual":
                 return Gradual(self.movement, self.unfreeze_by)
+            case "lora":
+                return Lora(self.rank, seed)
 
 
 #: Name → (what it is, the point).
@@ -213,6 +230,10 @@ RECIPES: dict[str, tuple[str, Recipe]] = {
     "gradual": (
         "head first, then block after block towards the input",
         Recipe("gradual", movement="gradual"),
+    ),
+    "lora": (
+        "frozen backbone under low-rank updates, merged at the end",
+        Recipe("lora", movement="lora"),
     ),
     "l2sp": (
         "all weights, pulled back to where they started",

@@ -104,6 +104,7 @@ NUMBERS = [
     ("mft-constraint", "tolerance", 0.1, 5.0),
     ("lp-ft", "unfreeze_by", 0.3, 0.6),
     ("gradual", "unfreeze_by", 0.3, 0.6),
+    ("lora", "rank", 8, 2),
     ("l2sp", "anchor", 10.0, 100.0),
     ("distillation", "distillation", 1.0, 10.0),
     ("noisy-nodes", "denoising", 0.2, 2.0),
@@ -139,7 +140,7 @@ def test_every_number_of_a_recipe_is_tried() -> None:
     numbers = {
         field
         for field, value in vars(named_recipe("mft")).items()
-        if isinstance(value, float) or field == "lr"
+        if (isinstance(value, (float, int)) and not isinstance(value, bool)) or field == "lr"
     }
     assert {number for _, number, _, _ in NUMBERS} == numbers
 

@@ -20,7 +20,6 @@ from tether.movement.layerwise import Layerwise
 from tether.serialization import load_metadata, load_tensors, save_tensors
 from tether.tasks.property import PropertyTask
 from tether.testing.tiny import TinyBackbone
-from tether.training.checkpoint import load_checkpoint, save_checkpoint
 from tether.training.engine import Trainer
 from tether.training.settings import TrainingSettings
 
@@ -44,24 +43,11 @@ def trainer(workspace: Any, seed: int = 0) -> Trainer:
 
 
 def save(one: Trainer, path: Path) -> None:
-    save_checkpoint(
-        path,
-        model=one.model,
-        optimiser=one.optimiser,
-        average=one.average,
-        balance=one.balance.tensors(),
-        progress=one.progress,
-    )
+    one.save(path)
 
 
 def load(one: Trainer, path: Path) -> None:
-    one.progress = load_checkpoint(
-        path,
-        model=one.model,
-        optimiser=one.optimiser,
-        average=one.average,
-        balance=one.balance.tensors(),
-    )
+    one.resume(path)
 
 
 def test_continuing_from_a_checkpoint_gives_the_same_bits(workspace: Any, tmp_path: Path) -> None:

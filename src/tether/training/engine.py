@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from tether.errors import TetherError
+from tether.movement.lora import merged_tensors
 from tether.serialization import save_tensors
 from tether.training.allocator import keep_memory
 from tether.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from tether.training.log import append_log, cut_log
+from tether.training.schedule import first_step, set_rates, thaw
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from torch import Tensor
 
@@ -80,7 +83,8 @@ def train(
 ) -> Progress:
     """Train until the property has had its steps; resume where a killed run left off.
 
-    Best weights (on `validate`) end up in ``run.weights``; the model holds the last ones.
+    Best weights (on `validate`) end up in ``run.weights``, LoRA's merged; the model holds the last
+    ones.
 
     Parameters
     ----------
@@ -118,13 +122,7 @@ def train(
     if averaging:
         trainer.start_average()
     if run.checkpoint.exists():
-        trainer.progress = load_checkpoint(
-            run.checkpoint,
-            model=model,
-            optimiser=trainer.optimiser,
-            average=trainer.average,
-            balance=balance.tensors(),
-        )
+        trainer.resume(run.checkpoint)
     # Also before the first checkpoint: a killed run has logged steps that come again.
     cut_log(run.log, trainer.progress.step)
     progress = trainer.progress
@@ -139,20 +137,13 @@ def train(
         if PROPERTY in values and due:
             _validate(model, trainer.average, validate, run, progress)
             progress.seconds = time.perf_counter() - started
-            save_checkpoint(
-                run.checkpoint,
-                model=model,
-                optimiser=trainer.optimiser,
-                average=trainer.average,
-                balance=balance.tensors(),
-                progress=progress,
-            )
+            trainer.save(run.checkpoint)
         report(progress)
     return progress
 
 
 class Trainer:
-    """Model, optimiser and counters of a run; `step` is one gradient step and nothing else.
+    """Model, optimiser and counters of a run; `step` is one gradient step and writes nothing.
 
     Parameters
     ----------
@@ -189,6 +180,27 @@ class Trainer:
         """Keep an exponential moving average of the weights from here on."""
         self.average = {name: p.detach().clone() for name, p in self.moving.items()}
 
+    def save(self, path: Path) -> None:
+        """Write everything that the next step depends on."""
+        save_checkpoint(
+            path,
+            model=self.model,
+            optimiser=self.optimiser,
+            average=self.average,
+            balance=self.balance.tensors(),
+            progress=self.progress,
+        )
+
+    def resume(self, path: Path) -> None:
+        """Take up what `save` wrote."""
+        self.progress = load_checkpoint(
+            path,
+            model=self.model,
+            optimiser=self.optimiser,
+            average=self.average,
+            balance=self.balance.tensors(),
+        )
+
     def step(self) -> dict[str, float]:
         """One gradient step.
 
@@ -206,8 +218,8 @@ class Trainer:
         chosen = self.balance.choose(progress.step, list(self.tasks))
         # A run without a property (pretraining) is as long as its first task.
         lead = PROPERTY if PROPERTY in self.tasks else next(iter(self.tasks))
-        _thaw(self.groups, progress.task_steps[lead], self.settings)
-        _schedule(self.optimiser, self.groups, progress.task_steps[lead], self.settings)
+        thaw(self.groups, progress.task_steps[lead], self.settings)
+        set_rates(self.optimiser, self.groups, progress.task_steps[lead], self.settings)
         self.optimiser.zero_grad(set_to_none=True)
         losses = {
             name: self.tasks[name].loss(
@@ -245,7 +257,7 @@ def _finished(
     if done >= settings.property_steps:
         return True
     # Patience on a backbone that is still frozen would end a run before its method has begun.
-    moving = done - max(_start(group, settings) for group in groups)
+    moving = done - max(first_step(group, settings) for group in groups)
     impatient = bool(settings.patience) and progress.stale >= settings.patience
     return impatient and moving >= settings.patience * settings.validate_every
 
@@ -263,35 +275,6 @@ def _optimiser(groups: Sequence[ParameterGroup], settings: TrainingSettings) -> 
         betas=settings.betas,
         foreach=True,
     )
-
-
-def _start(group: ParameterGroup, settings: TrainingSettings) -> int:
-    """First property step at which a group moves."""
-    return round(group.starts_at * settings.property_steps)
-
-
-def _thaw(groups: Sequence[ParameterGroup], done: int, settings: TrainingSettings) -> None:
-    """Let those groups have gradients whose time has come: AdamW passes over the others."""
-    for group in (group for group in groups if group.starts_at):
-        moves = done >= _start(group, settings)
-        for parameter in group.parameters:
-            parameter.requires_grad_(moves)
-
-
-def _schedule(
-    optimiser: torch.optim.Optimizer,
-    groups: Sequence[ParameterGroup],
-    done: int,
-    settings: TrainingSettings,
-) -> None:
-    """Linear warm-up of each group and cosine over the property steps; all end at one rate."""
-    warm = max(1, round(settings.warmup_fraction * settings.property_steps))
-    cosine = 0.5 * (1.0 + math.cos(math.pi * min(done / settings.property_steps, 1.0)))
-    for group, state in zip(groups, optimiser.param_groups, strict=True):
-        floor = min(settings.final_lr_fraction / group.multiplier, 1.0)
-        warmth = min(1.0, max(0, done + 1 - _start(group, settings)) / warm)
-        factor = warmth * (floor + (1.0 - floor) * cosine)
-        state["lr"] = settings.lr * group.multiplier * factor
 
 
 def _finite(losses: Mapping[str, Tensor], step: int) -> dict[str, float]:
@@ -351,7 +334,7 @@ def _validate(
         if found.value < progress.best_value:
             progress.best_value, progress.stale = found.value, 0
             progress.best_step = progress.task_steps[PROPERTY]
-            save_tensors(run.weights, model.tensors())
+            save_tensors(run.weights, merged_tensors(model))
         else:
             progress.stale += 1
     event = {"event": "validate", "step": progress.step, "val_loss": found.value, **found.details}

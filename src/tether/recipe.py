@@ -124,7 +124,7 @@ class Recipe:
                 raise TetherError(f"recipe {self.name!r} {problem}", expected=expected, fix=fix)
 
     def _contradictions(self) -> list[tuple[bool, str, str, str]]:
-        """Pairs of choices that make no sense together: whether made, what, expectation, fix."""
+        """Choices that make no sense together: whether they are made, problem, expected, fix."""
         more = bool(self.distillation or self.denoising)
         random = self.initialisation == "random"
         return [

@@ -119,7 +119,7 @@ class Constraint:
         if CONSTRAINED not in losses:
             return
         running, log_multiplier = self._state["running"], self._state["log_multiplier"]
-        running += SMOOTHING * (losses[CONSTRAINED].detach().double() - running)
+        running += SMOOTHING * (losses[CONSTRAINED].detach().item() - running)
         # A running loss of zero is as good as one far below the bound.
         excess = math.log(max(running.item() / self.bound, math.exp(-1.0)))
         log_multiplier += RATE * min(excess, 1.0)

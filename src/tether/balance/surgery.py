@@ -59,8 +59,9 @@ class GradientSurgery:
         rows = []
         for name, loss in losses.items():
             (self.weights.get(name, 1.0) * loss).backward()
-            rows.append(_taken(moving))
-        if moving and rows:
+            if moving:
+                rows.append(_taken(moving))
+        if rows:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed + 1_000_003 * int(self.state["step"]))
                 combined = load_pcgrad()(torch.stack(rows))
@@ -73,7 +74,7 @@ class GradientSurgery:
 def _taken(parameters: Sequence[nn.Parameter]) -> Tensor:
     """All gradients as one row, and none left behind; zero where a task gave none."""
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-    row = torch.cat([torch.zeros(0), *(gradient.flatten() for gradient in gradients)])
+    row = torch.cat([gradient.flatten() for gradient in gradients])
     for parameter in parameters:
         parameter.grad = None
     return row

@@ -36,8 +36,8 @@ class LowRank(nn.Module):
         *stack, n_out, n_in = weight.shape
         rank = min(rank, n_out, n_in)
         bound = (3.0 / n_in) ** 0.5  # a variance of 1/n_in
-        down = torch.empty(*stack, rank, n_in, dtype=weight.dtype)
-        self.down = nn.Parameter(down.uniform_(-bound, bound, generator=generator))
+        down = torch.empty(*stack, rank, n_in).uniform_(-bound, bound, generator=generator)
+        self.down = nn.Parameter(down.to(weight))
         self.up = nn.Parameter(weight.new_zeros(*stack, n_out, rank))
 
     def forward(self, weight: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ class NoisyStream:
         graph = self.stream.batch(step)
         batch = graph.batch
         drawn = np.random.default_rng([self.seed, step]).normal(size=(batch.n_atoms, 3))
-        noise = torch.from_numpy(drawn).to(batch.positions.dtype)
+        noise = torch.from_numpy(drawn).to(batch.positions)
         total = noise.new_zeros(batch.n_systems, 3).index_add(0, batch.system_idx, noise)
         noise = noise - (total / batch.counts[:, None]).index_select(0, batch.system_idx)
         moved = replace(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["DistillationTask", "distillation_task"]
 
 #: Batches that the spread of the pretrained features is taken over.
-N_BATCHES = 32
+N_BATCHES = 8
 
 
 @dataclass(frozen=True)

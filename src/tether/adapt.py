@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,26 +11,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from tether.assemble import build_model
+from tether.assemble import build_balance, build_model, build_tasks, forcefield_graph
 from tether.atomic import atomic_path
-from tether.balance.sampled import Sampled
-from tether.balance.weighted_sum import WeightedSum
-from tether.data.loader import GraphStream
+from tether.balance.surgery import load_pcgrad
 from tether.errors import TetherError
 from tether.evaluation import forcefield_errors, prediction_rows, property_errors, true_labels
 from tether.inputs import AdaptInputs, BackboneChoice, HeadChoice, OpenedInputs
-from tether.level import align_energies
+from tether.movement.anchor import anchored
+from tether.movement.lora import merge
 from tether.run import Run, environment
 from tether.serialization import load_tensors, read_json, write_json
-from tether.tasks.forcefield import ForceFieldTask, force_scale
-from tether.tasks.property import PropertyTask
-from tether.training.engine import Balance, Validation, train
+from tether.training.engine import Validation, train
+from tether.training.wise import backbone_weights, interpolate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tether.data.store import Store
     from tether.graph import Graph
     from tether.model import AdaptedModel
     from tether.recipe import Recipe
@@ -109,22 +107,23 @@ def adapt(
         ready.data.split.to_json(run.split)
         write_json(run.provenance, _provenance(ready))
     before = _errors_before(model, ready.held_out, recipe, run)
-    movement = recipe.build_movement()
+    start = backbone_weights(model) if recipe.averaging == "wise" else {}
     progress = train(
         model,
         ready.tasks,
-        groups=movement.apply(model),
-        balance=_balance(recipe, seed),
+        groups=anchored(recipe.build_movement(seed).apply(model), recipe.anchor),
+        balance=build_balance(recipe, ready.tasks, model, seed=seed),
         settings=request.effective_settings,
-        averaging=recipe.averaging == "ema",
+        averaging=recipe.averaging != "none",
         validate=lambda m: _validate(m, ready, settings, watch),
         run=run,
         report=report,
     )
+    merge(model)
     model.load(load_tensors(run.weights))
-    _finish(
-        model, run, judged=ready.judged, held_out=ready.held_out, before=before, progress=progress
-    )
+    judge = partial(_validate, ready=ready, settings=settings, watch=None)
+    wise = interpolate(model, start, validate=judge, run=run) if start else None
+    _finish(ready, run, before=before, progress=progress, wise=wise)
     return run
 
 
@@ -156,7 +155,7 @@ def check_run(
     request = _Request(
         inputs, recipe, settings, seed, backbone or BackboneChoice(), head or HeadChoice()
     )
-    data = _prepare(request).data if structures else OpenedInputs.open(inputs, recipe)
+    data = _prepare(request).data if structures else _open(request)
     Run(out).check(request.identity(data))
 
 
@@ -180,7 +179,7 @@ class _Request:
     def identity(self, data: OpenedInputs) -> dict[str, Any]:
         """What tells this run from another."""
         return {
-            "recipe": asdict(self.recipe),
+            "recipe": self.recipe.identity(),
             "seed": self.seed,
             "settings": asdict(self.effective_settings),
             "backbone": asdict(self.backbone),
@@ -219,9 +218,15 @@ def _provenance(ready: _Ready) -> dict[str, Any]:
     }
 
 
+def _open(request: _Request) -> OpenedInputs:
+    if request.recipe.balance == "surgery":
+        load_pcgrad()  # a missing package is refused with the rest, before anything is written
+    return OpenedInputs.open(request.inputs, request.recipe)
+
+
 def _prepare(request: _Request) -> _Ready:
     inputs, recipe = request.inputs, request.recipe
-    data = OpenedInputs.open(inputs, recipe)
+    data = _open(request)
     model = build_model(
         data.store,
         inputs.targets,
@@ -245,66 +250,16 @@ def _prepare(request: _Request) -> _Ready:
                 expected="labels to choose the best step by",
                 fix="split again, so that val has labelled structures",
             )
-    held_out = _forcefield_graph(model, data.forcefield_test)
-    tasks, check = _tasks(
+    held_out = forcefield_graph(model, data.forcefield_test)
+    tasks, check = build_tasks(
         model,
         train_graph,
-        data=data,
+        auxiliary=data.auxiliary,
         recipe=recipe,
         settings=request.effective_settings,
         seed=request.seed,
     )
     return _Ready(data, model, judged, held_out, tasks, check)
-
-
-def _forcefield_graph(model: AdaptedModel, store: Store | None) -> Graph | None:
-    if store is None or not model.is_potential:
-        return None
-    graph = model.backbone.prepare(store.batch(torch.arange(store.n_systems)))
-    force_scale(graph)  # refuses missing and all-zero forces
-    return graph
-
-
-def _tasks(
-    model: AdaptedModel,
-    train_graph: Graph,
-    *,
-    data: OpenedInputs,
-    recipe: Recipe,
-    settings: TrainingSettings,
-    seed: int,
-) -> tuple[list[Task], dict[str, float] | None]:
-    stream = GraphStream(
-        train_graph, batch_size=settings.batch_size, max_atoms=settings.max_atoms, seed=seed
-    )
-    tasks: list[Task] = [PropertyTask(stream, settings.loss)]
-    if not recipe.forcefield:
-        return tasks, None
-    graph = _forcefield_graph(model, data.auxiliary)
-    if graph is None:
-        raise TetherError(
-            f"backbone {model.backbone.spec.name!r} has no energy head",
-            expected="a potential for the force-field task",
-            fix="choose a recipe without one",
-        )
-    scale = force_scale(graph)
-    graph, check = align_energies(model, graph)
-    tasks.append(
-        ForceFieldTask(
-            GraphStream(graph, batch_size=settings.forcefield_batch_size, seed=seed + 1),
-            scale=scale,
-            force_weight=settings.force_weight,
-            energy_weight=settings.energy_weight,
-        )
-    )
-    return tasks, check
-
-
-def _balance(recipe: Recipe, seed: int) -> Balance:
-    if recipe.balance == "sampled":
-        p = recipe.property_probability
-        return Sampled({"property": p, "forcefield": 1.0 - p}, seed=seed)
-    return WeightedSum({"property": 1.0, "forcefield": recipe.forcefield_weight})
 
 
 def _errors_before(
@@ -346,15 +301,15 @@ def _validate(
 
 
 def _finish(
-    model: AdaptedModel,
+    ready: _Ready,
     run: Run,
     *,
-    judged: dict[str, Graph],
-    held_out: Graph | None,
     before: dict[str, float | None] | None,
     progress: Progress,
+    wise: dict[str, Any] | None,
 ) -> None:
-    columns, rows = prediction_rows(model, judged)
+    model = ready.model
+    columns, rows = prediction_rows(model, ready.judged)
     schema = pa.schema(
         [
             ("id", pa.string()),
@@ -366,8 +321,8 @@ def _finish(
     with atomic_path(run.predictions) as temporary:
         pq.write_table(pa.table(columns, schema=schema), temporary)
     forgetting = None
-    if held_out is not None:
-        forgetting = {"before": before, "after": forcefield_errors(model, held_out)}
+    if ready.held_out is not None:
+        forgetting = {"before": before, "after": forcefield_errors(model, ready.held_out)}
     write_json(
         run.metrics,
         {
@@ -377,5 +332,6 @@ def _finish(
             "forcefield_steps": progress.task_steps.get("forcefield", 0),
             "best_step": progress.best_step,
             "seconds": round(progress.seconds, 1),
+            **({"wise": wise} if wise else {}),
         },
     )

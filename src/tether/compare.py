@@ -31,6 +31,9 @@ __all__ = ["Job", "check_comparison", "compare", "plan"]
 
 #: Seconds between looks at the runs' logs.
 POLL = 1.0
+#: Steps on the property that a step of distillation costs: one of its own, and the teacher's
+#: forward pass.
+DISTILLATION_COST = 1.4
 
 
 @dataclass(frozen=True)
@@ -86,11 +89,18 @@ def plan(config: Config, out: Path) -> list[Job]:
 def _property_steps(config: Config, recipe: Recipe) -> int:
     """Matched steps, or as many as the cost of `property_steps` plain property steps pays for."""
     settings = config.settings()
-    if config.budget == "steps" or not recipe.forcefield:
+    if config.budget == "steps":
         return settings.property_steps
-    per_step = config.forcefield_cost * settings.forcefield_batch_size / settings.batch_size
+    derivative = config.forcefield_cost * settings.forcefield_batch_size / settings.batch_size
+    per_step = 0.0
+    if recipe.forcefield:
+        per_step += derivative
     if recipe.balance == "sampled":
         per_step *= (1.0 - recipe.property_probability) / recipe.property_probability
+    if recipe.denoising:
+        per_step += derivative  # forces or noise: the same derivatives of the same features
+    if recipe.distillation:
+        per_step += DISTILLATION_COST
     return max(1, round(settings.property_steps / (1.0 + per_step)))
 
 

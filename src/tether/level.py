@@ -1,4 +1,4 @@
-"""Energies of auxiliary labels brought to the pretrained head's reference."""
+"""How far auxiliary labels are from the pretrained head; energies brought to its reference."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from tether.heads.readout import element_counts
 if TYPE_CHECKING:
     from tether.graph import Graph
     from tether.model import AdaptedModel
+    from tether.tasks.task import Task
 
-__all__ = ["align_energies"]
+__all__ = ["align_energies", "pretrained_level"]
 
 #: Structures that the per-element offsets are fitted on.
 N_FITTED = 512
+#: Batches that the pretrained loss is averaged over: enough to know it to some per cent.
+N_BATCHES = 32
 
 
 def align_energies(model: AdaptedModel, graph: Graph) -> tuple[Graph, dict[str, float]]:
@@ -58,6 +61,29 @@ def align_energies(model: AdaptedModel, graph: Graph) -> tuple[Graph, dict[str, 
     labels = {**graph.batch.labels, "energy": graph.batch.labels["energy"] + shift}
     aligned = replace(graph, batch=replace(graph.batch, labels=labels))
     return aligned, forcefield_errors(model, aligned.select(chosen))
+
+
+def pretrained_level(model: AdaptedModel, task: Task) -> float:
+    """Loss of the untrained model: the mean over the first batches of the task's own stream.
+
+    A function of model, data and seed alone, so that a run that is started again finds the same.
+
+    Parameters
+    ----------
+    model : AdaptedModel
+        Not yet trained.
+    task : Task
+        Usually the force field.
+
+    Returns
+    -------
+    float
+        In the unit of the task's loss.
+    """
+    losses = [
+        task.loss(model, task.stream.batch(step)).detach().double() for step in range(N_BATCHES)
+    ]
+    return torch.stack(losses).mean().item()
 
 
 def _sample(graph: Graph) -> torch.Tensor:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tether.backbones.protocol import Backbone
     from tether.features import Features
     from tether.graph import Graph
+    from tether.heads.denoising import DenoisingHead
     from tether.heads.readout import PropertyHead
     from tether.structures import AtomBatch
 
@@ -35,6 +36,8 @@ class AdaptedModel(nn.Module):
         Also a ``torch.nn.Module``.
     heads : iterable of PropertyHead
         One a target.
+    denoising : DenoisingHead, optional
+        Of an auxiliary task; predictions do not read it.
 
     Raises
     ------
@@ -42,7 +45,12 @@ class AdaptedModel(nn.Module):
         For a target that occurs twice, or a name that torch cannot hold.
     """
 
-    def __init__(self, backbone: Backbone, heads: Iterable[PropertyHead]) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        heads: Iterable[PropertyHead],
+        denoising: DenoisingHead | None = None,
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         # A ModuleDict, so that torch finds the heads' weights; the cast says what is in it.
@@ -56,6 +64,7 @@ class AdaptedModel(nn.Module):
                     fix="rename the label when the store is prepared",
                 )
             self.heads[name] = head
+        self.denoising = denoising
 
     @property
     def is_potential(self) -> bool:
@@ -72,8 +81,9 @@ class AdaptedModel(nn.Module):
         return [p for p in self._backbone_module().parameters() if id(p) not in shared]
 
     def head_parameters(self) -> list[nn.Parameter]:
-        """Parameters of the property heads."""
-        return [parameter for head in self.heads.values() for parameter in head.parameters()]
+        """Parameters of the property heads, and of a denoising head where there is one."""
+        heads = [*self.heads.values(), *([self.denoising] if self.denoising else [])]
+        return [parameter for head in heads for parameter in head.parameters()]
 
     def features(self, graph: Graph) -> Features:
         """Backbone features of a prepared graph."""

@@ -18,7 +18,7 @@ __all__ = ["Run", "environment"]
 
 _PACKAGES = (
     "tether", "torch", "numpy", "scikit-learn", "ase", "vesin", "so3krates-torch", "tblite",
-    "qm9pack", "openTSNE", "POT",
+    "qm9pack", "openTSNE", "POT", "torchjd",
 )  # fmt: skip
 
 
@@ -53,6 +53,11 @@ class Run:
     def weights(self) -> Path:
         """Best weights on the ID validation set."""
         return self.folder / "weights.safetensors"
+
+    @property
+    def finetuned(self) -> Path:
+        """With WiSE-FT, the weights before interpolation."""
+        return self.folder / "state" / "finetuned.safetensors"
 
     @property
     def checkpoint(self) -> Path:

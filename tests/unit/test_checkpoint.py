@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from tether.balance.constraint import Constraint
 from tether.balance.weighted_sum import WeightedSum
 from tether.data.loader import GraphStream
 from tether.data.store import Store
@@ -19,7 +20,6 @@ from tether.movement.layerwise import Layerwise
 from tether.serialization import load_metadata, load_tensors, save_tensors
 from tether.tasks.property import PropertyTask
 from tether.testing.tiny import TinyBackbone
-from tether.training.checkpoint import load_checkpoint, save_checkpoint
 from tether.training.engine import Trainer
 from tether.training.settings import TrainingSettings
 
@@ -43,15 +43,11 @@ def trainer(workspace: Any, seed: int = 0) -> Trainer:
 
 
 def save(one: Trainer, path: Path) -> None:
-    save_checkpoint(
-        path, model=one.model, optimiser=one.optimiser, average=one.average, progress=one.progress
-    )
+    one.save(path)
 
 
 def load(one: Trainer, path: Path) -> None:
-    one.progress = load_checkpoint(
-        path, model=one.model, optimiser=one.optimiser, average=one.average
-    )
+    one.resume(path)
 
 
 def test_continuing_from_a_checkpoint_gives_the_same_bits(workspace: Any, tmp_path: Path) -> None:
@@ -94,6 +90,21 @@ def test_without_the_moments_it_would_not(workspace: Any, tmp_path: Path) -> Non
 def test_a_fresh_run_can_be_saved(workspace: Any, tmp_path: Path) -> None:
     save(trainer(workspace), tmp_path / "c.safetensors")
     load(trainer(workspace, seed=3), tmp_path / "c.safetensors")
+
+
+def test_what_a_balance_learnt_comes_back_and_must_be_there(workspace: Any, tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    first, second = trainer(workspace), trainer(workspace)
+    first.balance, second.balance = Constraint(0.1), Constraint(0.2)
+    state = first.balance.tensors()
+    state["log_multiplier"].fill_(-0.75)
+    save(first, path)
+    load(second, path)
+    assert {name: float(value) for name, value in second.balance.tensors().items()} == {
+        name: float(value) for name, value in state.items()
+    }
+    with pytest.raises(TetherError, match="is no checkpoint of this run"):
+        load(trainer(workspace), path)
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip header", "empty"])

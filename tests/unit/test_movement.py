@@ -10,19 +10,32 @@ from tether.heads.readout import PropertyHead
 from tether.model import AdaptedModel
 from tether.movement.frozen import Frozen
 from tether.movement.full import Full
+from tether.movement.gradual import Gradual
 from tether.movement.groups import Movement
 from tether.movement.layerwise import Layerwise
+from tether.movement.lora import Lora
 from tether.targets import Target
 from tether.testing.tiny import TinyBackbone
-from tether.training.engine import _optimiser, _schedule
+from tether.training.engine import _optimiser
+from tether.training.schedule import set_rates
 from tether.training.settings import TrainingSettings
+
+MOVEMENTS = [
+    Frozen(),
+    Full(),
+    Layerwise(),
+    Layerwise("jmp"),
+    Gradual(),
+    Gradual("gradual"),
+    Lora(),
+]
 
 
 def model(n_layers: int = 3) -> AdaptedModel:
     return AdaptedModel(TinyBackbone(n_layers=n_layers), [PropertyHead(Target("gap"), 32)])
 
 
-@pytest.mark.parametrize("movement", [Frozen(), Full(), Layerwise(), Layerwise("jmp")], ids=repr)
+@pytest.mark.parametrize("movement", MOVEMENTS, ids=repr)
 def test_groups_hold_exactly_what_may_move_once(movement: Movement) -> None:
     one = model()
     grouped = [id(p) for group in movement.apply(one) for p in group.parameters]
@@ -66,7 +79,7 @@ def test_all_groups_start_at_their_multiple_and_end_at_one_rate(rule: str) -> No
     optimiser = _optimiser(groups, settings)
 
     def rates(done: int) -> list[float]:
-        _schedule(optimiser, groups, done, settings)
+        set_rates(optimiser, groups, done, settings)
         return [state["lr"] for state in optimiser.param_groups]
 
     first, peak, last = rates(0), rates(5), rates(100)

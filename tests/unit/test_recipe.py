@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tether.run import Run
 from tether.serialization import load_tensors, read_json
 from tether.tasks.property import PropertyTask
 from tether.training.checkpoint import Progress
+from tether.training.log import read_log
 from tether.training.settings import TrainingSettings
 
 TINY = BackboneChoice("tiny", {"n_features": 16})
@@ -127,15 +129,33 @@ def test_every_head_gets_a_gradient(name: str, workspace: Any) -> None:
     PropertyTask(GraphStream(graph, batch_size=20)).loss(model, graph).backward()
     for head in model.heads.values():
         assert all(float(p.grad.abs().sum()) > 0 for p in head.parameters())
-    moving = [p.grad is not None for p in model.block_parameters()]
-    assert all(moving) != (recipe.movement == "frozen")
+    moving = [p for p in model.block_parameters() if p.requires_grad]
+    assert all(p.grad is not None for p in moving)
+    assert bool(moving) != (recipe.movement == "frozen")
 
 
-@every_recipe
+#: Points with many axes at once: what each learns must survive a kill beside the others.
+COMPOSED = {
+    "later": Recipe(
+        "later", movement="lp-ft", forcefield=True, balance="constraint", averaging="wise",
+        anchor=1.0,
+    ),
+    "low-rank": Recipe(
+        "low-rank", movement="lora", forcefield=True, balance="surgery", distillation=1.0,
+        denoising=0.2,
+    ),
+    "everything": Recipe(
+        "everything", movement="gradual", forcefield=True, balance="uncertainty",
+        distillation=1.0, denoising=0.2, averaging="none",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*RECIPES, *COMPOSED])
 def test_killed_and_run_again_gives_the_same_bits(
     name: str, workspace: Any, settings: TrainingSettings, tmp_path: Path
 ) -> None:
-    recipe = named_recipe(name)
+    recipe = COMPOSED.get(name) or named_recipe(name)
     whole = run_recipe(workspace, recipe, settings, out=tmp_path / "whole")
     for at in (1, 4):  # before the first checkpoint, and after it
         with pytest.raises(Kill):
@@ -146,6 +166,24 @@ def test_killed_and_run_again_gives_the_same_bits(
     assert cut.predictions.read_bytes() == whole.predictions.read_bytes()
     ours, theirs = read_json(cut.metrics), read_json(whole.metrics)
     assert {**ours, "seconds": 0} == {**theirs, "seconds": 0}
+
+
+@pytest.mark.parametrize("name", ["lp-ft", "gradual"])
+def test_a_kill_before_the_backbone_starts_changes_no_bit(
+    name: str, workspace: Any, settings: TrainingSettings, tmp_path: Path
+) -> None:
+    recipe = named_recipe(name, unfreeze_by=0.9)
+    longer = replace(settings, property_steps=10)  # starts at 9; checkpoints at 3, 6, 9
+    whole = run_recipe(workspace, recipe, longer, out=tmp_path / "whole")
+    for at in (5, 8):
+        with pytest.raises(Kill):
+            run_recipe(workspace, recipe, longer, out=tmp_path / "cut", report=killer(at))
+    cut = run_recipe(workspace, recipe, longer, out=tmp_path / "cut")
+    assert cut.weights.read_bytes() == whole.weights.read_bytes()
+    assert cut.predictions.read_bytes() == whole.predictions.read_bytes()
+    checkpoints = [load_tensors(run.checkpoint) for run in (cut, whole)]
+    assert checkpoints[0].keys() == checkpoints[1].keys()
+    assert all(torch.equal(t, checkpoints[1][key]) for key, t in checkpoints[0].items())
 
 
 @every_recipe
@@ -173,6 +211,58 @@ def test_the_forcefield_weight_changes_the_result(
     after = {weight: found["forgetting"]["after"]["force_mae"] for weight, found in results.items()}
     assert len(set(after.values())) == 3
     assert after[2.0] < after[0.0]
+
+
+def test_the_tolerance_of_a_constraint_changes_the_result(
+    workspace: Any, settings: TrainingSettings, tmp_path: Path
+) -> None:
+    # Long enough for the multiplier to leave 1, with rates that damage the force field.
+    long = replace(settings, property_steps=200, validate_every=200, lr=1e-2)
+    learnt = {}
+    for tolerance in (0.0, 100.0):
+        recipe = named_recipe("mft-constraint", name=f"c-{tolerance}", tolerance=tolerance)
+        run = run_recipe(workspace, recipe, long, out=tmp_path / recipe.name)
+        events = [e for e in read_log(run.log) if e["event"] == "train"]
+        learnt[tolerance] = events[-1]["balance"]
+        assert set(learnt[tolerance]) == {"bound", "running", "log_multiplier"}
+    assert learnt[100.0]["bound"] == pytest.approx(101.0 * learnt[0.0]["bound"])
+    assert learnt[0.0]["log_multiplier"] > learnt[100.0]["log_multiplier"]
+    assert learnt[0.0]["running"] < learnt[100.0]["running"]
+
+
+def test_a_run_of_the_first_version_is_recognised(
+    workspace: Any, settings: TrainingSettings, tmp_path: Path
+) -> None:
+    # Written by the release before the first field was added: must never change.
+    first = {
+        "recipe": {
+            "name": "mft", "initialisation": "pretrained", "movement": "full", "decay": 0.6,
+            "forcefield": True, "balance": "sum", "forcefield_weight": 0.2,
+            "property_probability": 0.5, "averaging": "ema", "lr": None,
+        },
+        "seed": 0,
+        "settings": {
+            "property_steps": 6, "batch_size": 8, "forcefield_batch_size": 4, "max_atoms": None,
+            "lr": 0.003, "weight_decay": 0.01, "betas": [0.9, 0.99], "warmup_fraction": 0.05,
+            "final_lr_fraction": 0.01, "clip_norm": 5.0, "ema_decay": 0.999, "validate_every": 3,
+            "patience": 0, "select_by": "rmse", "loss": "l1", "force_weight": 1.0,
+            "energy_weight": 1.0,
+        },
+        "backbone": {"name": "tiny", "options": {"n_features": 16}},
+        "head": {"pooling": None, "n_hidden": 16},
+        "targets": ["gap"],
+    }  # fmt: skip
+    run = run_recipe(workspace, named_recipe("mft"), settings, out=tmp_path / "run")
+    written = read_json(run.folder / "state" / "identity.json")
+    assert set(written.pop("data")) == {"store", "split", "auxiliary", "forcefield_test"}
+    assert written == first
+    assert list(written["recipe"]) == list(first["recipe"])
+
+
+def test_a_field_that_came_later_tells_runs_apart_where_it_is_set() -> None:
+    assert "tolerance" not in named_recipe("mft-constraint").identity()
+    changed = named_recipe("mft-constraint", tolerance=0.2).identity()
+    assert changed["tolerance"] == 0.2
 
 
 def test_several_targets_with_holes_train_and_are_all_predicted(
@@ -218,6 +308,16 @@ def test_named_recipes_are_named_as_their_key() -> None:
         ({"forcefield_weight": -1.0}, "`forcefield_weight` of recipe 'mft' is -1.0"),
         ({"lr": float("nan")}, "`lr` of recipe 'mft' is nan"),
         ({"name": "../elsewhere"}, "recipe name '../elsewhere'"),
+        ({"distillation": 1.0, "balance": "sampled"}, "draws property or force field, and has an"),
+        ({"distillation": 1.0, "initialisation": "random"}, "holds on to random weights"),
+        ({"denoising": 1.0, "forcefield": False, "movement": "frozen"}, "trains features on a fro"),
+        ({"denoising": -0.1}, "`denoising` of recipe 'mft' is -0.1"),
+        ({"noise": 0.0}, "`noise` of recipe 'mft' is 0.0"),
+        ({"averaging": "wise", "initialisation": "random"}, "holds on to random weights"),
+        ({"movement": "lp-ft", "unfreeze_by": 1.0}, "`unfreeze_by` is 1.0"),
+        ({"balance": "constraint", "tolerance": -1.0}, "`tolerance` of recipe 'mft' is -1.0"),
+        ({"balance": "constraint", "forcefield": False}, "bounds a force-field loss"),
+        ({"balance": "constraint", "initialisation": "random"}, "bounds a force-field loss"),
         ({"forcefeild": True}, "unknown field 'forcefeild' of recipe 'mft'"),
     ],
 )

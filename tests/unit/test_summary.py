@@ -189,20 +189,24 @@ def test_a_set_without_labels_of_a_target_has_no_row(tmp_path: Path) -> None:
 def test_steps_of_each_budget(workspace: Any, tmp_path: Path) -> None:
     training = {"property_steps": 1000, "batch_size": 32, "forcefield_batch_size": 16}
     recipes = ["full", "mft", "mft-sampled", {"base": "mft-sampled", "name": "rare",
-               "property_probability": 0.8}]  # fmt: skip
+               "property_probability": 0.8}, "distillation", "noisy-nodes"]  # fmt: skip
     path = workspace.write_config(
         tmp_path, recipes=recipes, seeds=[3, 5], training=training, forcefield_cost=2.0
     )
     jobs = plan(load_config(path), tmp_path / "out")
     assert {job.settings.property_steps for job in jobs} == {1000}
-    assert [job.out.name for job in jobs[:5]] == [
+    assert [job.out.name for job in jobs[:7]] == [
         "full-s3",
         "mft-s3",
         "mft-sampled-s3",
         "rare-s3",
+        "distillation-s3",
+        "noisy-nodes-s3",
         "full-s5",
     ]
     jobs = plan(load_config(path, ["budget=compute"]), tmp_path / "out")
     steps = {job.recipe.name: job.settings.property_steps for job in jobs}
     # A force-field batch costs 2.0 * 16 / 32 property batches; rare draws one in four steps.
-    assert steps == {"full": 1000, "mft": 500, "mft-sampled": 500, "rare": 800}
+    expected = {"full": 1000, "mft": 500, "mft-sampled": 500, "rare": 800}
+    # Noise is a derivative like forces; distillation runs the backbone twice, and back once.
+    assert steps == {**expected, "noisy-nodes": 500, "distillation": 417}

@@ -37,6 +37,10 @@ class Sampled:
         cumulative = np.cumsum(weights / weights.sum())
         return [names[int(np.searchsorted(cumulative[:-1], draw, side="right"))]]
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Nothing changes in training."""
+        return {}
+
     def backward(self, losses: Mapping[str, Tensor]) -> None:
         """Accumulate the gradient of the drawn task."""
         for loss in losses.values():

@@ -29,6 +29,10 @@ class WeightedSum:
         """Tasks of this step: all of them."""
         return list(names)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Nothing changes in training."""
+        return {}
+
     def backward(self, losses: Mapping[str, Tensor]) -> None:
         """Accumulate the gradient of the weighted sum."""
         for name, loss in losses.items():

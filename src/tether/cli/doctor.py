@@ -19,6 +19,7 @@ _OPTIONAL = {
     "so3krates_torch": ("backbone so3lr", "so3lr"),
     "qm9pack": ("the QM9 data set", "qm9"),
     "tblite": ("GFN2-xTB labels", "xtb"),
+    "torchjd": ("balance surgery", "surgery"),
     "openTSNE": ("t-SNE pictures of features", "collapse"),
     "ot": ("exact Wasserstein distances", "collapse"),
 }

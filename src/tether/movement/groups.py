@@ -15,7 +15,7 @@ __all__ = ["Movement", "ParameterGroup"]
 
 @dataclass(frozen=True)
 class ParameterGroup:
-    """Parameters with one learning rate.
+    """Parameters with one learning rate and one time at which they start to move.
 
     Attributes
     ----------
@@ -26,11 +26,19 @@ class ParameterGroup:
     multiplier : float
         Of the base learning rate. The schedule's floor is divided by it, so that all groups end
         at the same rate (JMP, arXiv 2310.16802).
+    starts_at : float
+        Share of the property steps before which the group is frozen bit for bit: no gradient, no
+        moments, no weight decay. It warms up when it starts.
+    anchor : float
+        Rate of decay towards the starting weights, in units of the learning rate; where it is not
+        0, it replaces the weight decay.
     """
 
     name: str
     parameters: list[nn.Parameter]
     multiplier: float = 1.0
+    starts_at: float = 0.0
+    anchor: float = 0.0
 
 
 class Movement(Protocol):

@@ -7,11 +7,18 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tether.data.loader import GraphStream
     from tether.graph import Graph
     from tether.model import AdaptedModel
 
-__all__ = ["Task"]
+__all__ = ["Stream", "Task"]
+
+
+class Stream(Protocol):
+    """Batches without end, addressed by step; `tether.data.loader.GraphStream` is one."""
+
+    def batch(self, step: int) -> Graph:
+        """Batch number `step`, counted from 0: the same whenever it is asked for."""
+        ...
 
 
 class Task(Protocol):
@@ -23,8 +30,8 @@ class Task(Protocol):
         ...
 
     @property
-    def stream(self) -> GraphStream:
-        """Batches of structures, without end."""
+    def stream(self) -> Stream:
+        """Where its batches come from."""
         ...
 
     def loss(self, model: AdaptedModel, graph: Graph) -> Tensor:

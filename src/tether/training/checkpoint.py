@@ -10,6 +10,7 @@ from tether.errors import TetherError
 from tether.serialization import load_metadata, load_tensors, save_tensors
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     import torch
@@ -52,6 +53,7 @@ def save_checkpoint(
     model: AdaptedModel,
     optimiser: torch.optim.Optimizer,
     average: dict[str, Tensor],
+    balance: Mapping[str, Tensor],
     progress: Progress,
 ) -> None:
     """Write weights, averaged weights, optimiser moments and counters.
@@ -66,11 +68,14 @@ def save_checkpoint(
         AdamW; its state is stored by parameter name.
     average : dict of str to Tensor
         Exponential moving average by parameter name; empty without averaging.
+    balance : mapping of str to Tensor
+        What a balance learns, see `Balance.tensors`.
     progress : Progress
         Counters.
     """
     tensors = {f"weight/{name}": value for name, value in model.tensors().items()}
     tensors |= {f"average/{name}": value for name, value in average.items()}
+    tensors |= {f"balance/{name}": value for name, value in balance.items()}
     for name, parameter in model.named_parameters():
         for key, value in optimiser.state.get(parameter, {}).items():
             tensors[f"optimiser/{key}/{name}"] = value
@@ -83,6 +88,7 @@ def load_checkpoint(
     model: AdaptedModel,
     optimiser: torch.optim.Optimizer,
     average: dict[str, Tensor],
+    balance: Mapping[str, Tensor],
 ) -> Progress:
     """Restore what `save_checkpoint` wrote, in place.
 
@@ -90,7 +96,7 @@ def load_checkpoint(
     ----------
     path : Path
         The file.
-    model, optimiser, average
+    model, optimiser, average, balance
         Of the same run, freshly built.
 
     Returns
@@ -107,9 +113,11 @@ def load_checkpoint(
     tensors = load_tensors(path)
     parameters = dict(model.named_parameters())
     averages = {name[8:] for name in tensors if name.startswith("average/")}
+    balances = {name[8:] for name in tensors if name.startswith("balance/")}
     moments = {name for name in tensors if name.startswith("optimiser/")}
     foreign = {name for name in moments if name.split("/", 2)[2] not in parameters}
-    if "progress" not in metadata or averages != average.keys() or foreign:
+    same = averages == average.keys() and balances == balance.keys()
+    if "progress" not in metadata or not same or foreign:
         raise TetherError(
             f"{path} is no checkpoint of this run",
             expected="counters, and the averages and moments of its weights",
@@ -118,6 +126,8 @@ def load_checkpoint(
     model.load({name[7:]: t for name, t in tensors.items() if name.startswith("weight/")})
     for name, value in average.items():
         value.copy_(tensors[f"average/{name}"])
+    for name, value in balance.items():
+        value.copy_(tensors[f"balance/{name}"])
     for key in moments:
         _, field_name, name = key.split("/", 2)
         optimiser.state[parameters[name]][field_name] = tensors[key]

@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from tether.errors import TetherError
+from tether.movement.lora import merged_tensors
 from tether.serialization import save_tensors
 from tether.training.allocator import keep_memory
 from tether.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from tether.training.log import append_log, cut_log
+from tether.training.schedule import first_step, set_rates, thaw
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from torch import Tensor
 
@@ -43,6 +46,10 @@ class Balance(Protocol):
 
     def backward(self, losses: Mapping[str, Tensor]) -> None:
         """Accumulate gradients."""
+        ...
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """What it learns, as scalars by name: kept in the checkpoint, restored in place, logged."""
         ...
 
 
@@ -76,7 +83,8 @@ def train(
 ) -> Progress:
     """Train until the property has had its steps; resume where a killed run left off.
 
-    Best weights (on `validate`) end up in ``run.weights``; the model holds the last ones.
+    Best weights (on `validate`) end up in ``run.weights``, LoRA's merged; the model holds the last
+    ones.
 
     Parameters
     ----------
@@ -114,36 +122,28 @@ def train(
     if averaging:
         trainer.start_average()
     if run.checkpoint.exists():
-        trainer.progress = load_checkpoint(
-            run.checkpoint, model=model, optimiser=trainer.optimiser, average=trainer.average
-        )
+        trainer.resume(run.checkpoint)
     # Also before the first checkpoint: a killed run has logged steps that come again.
     cut_log(run.log, trainer.progress.step)
     progress = trainer.progress
     started = time.perf_counter() - progress.seconds
-    while not _finished(progress, settings):
+    while not _finished(progress, groups, settings):
         values = trainer.step()
         progress.seconds = time.perf_counter() - started
         if progress.step % LOG_EVERY == 0:
-            _log_train(run, progress, values, trainer.optimiser)
+            _log_train(run, trainer, values)
         steps = progress.task_steps[PROPERTY]
         due = steps % settings.validate_every == 0 or steps == settings.property_steps
         if PROPERTY in values and due:
             _validate(model, trainer.average, validate, run, progress)
             progress.seconds = time.perf_counter() - started
-            save_checkpoint(
-                run.checkpoint,
-                model=model,
-                optimiser=trainer.optimiser,
-                average=trainer.average,
-                progress=progress,
-            )
+            trainer.save(run.checkpoint)
         report(progress)
     return progress
 
 
 class Trainer:
-    """Model, optimiser and counters of a run; `step` is one gradient step and nothing else.
+    """Model, optimiser and counters of a run; `step` is one gradient step and writes nothing.
 
     Parameters
     ----------
@@ -172,12 +172,34 @@ class Trainer:
         self.tasks = {task.name: task for task in tasks}
         self.optimiser = _optimiser(groups, settings)
         self.moving = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self.starts = [[p.detach().clone() for p in g.parameters if g.anchor] for g in groups]
         self.average: dict[str, Tensor] = {}
         self.progress = Progress(task_steps=dict.fromkeys(self.tasks, 0))
 
     def start_average(self) -> None:
         """Keep an exponential moving average of the weights from here on."""
         self.average = {name: p.detach().clone() for name, p in self.moving.items()}
+
+    def save(self, path: Path) -> None:
+        """Write everything that the next step depends on."""
+        save_checkpoint(
+            path,
+            model=self.model,
+            optimiser=self.optimiser,
+            average=self.average,
+            balance=self.balance.tensors(),
+            progress=self.progress,
+        )
+
+    def resume(self, path: Path) -> None:
+        """Take up what `save` wrote."""
+        self.progress = load_checkpoint(
+            path,
+            model=self.model,
+            optimiser=self.optimiser,
+            average=self.average,
+            balance=self.balance.tensors(),
+        )
 
     def step(self) -> dict[str, float]:
         """One gradient step.
@@ -196,7 +218,8 @@ class Trainer:
         chosen = self.balance.choose(progress.step, list(self.tasks))
         # A run without a property (pretraining) is as long as its first task.
         lead = PROPERTY if PROPERTY in self.tasks else next(iter(self.tasks))
-        _schedule(self.optimiser, self.groups, progress.task_steps[lead], self.settings)
+        thaw(self.groups, progress.task_steps[lead], self.settings)
+        set_rates(self.optimiser, self.groups, progress.task_steps[lead], self.settings)
         self.optimiser.zero_grad(set_to_none=True)
         losses = {
             name: self.tasks[name].loss(
@@ -205,44 +228,53 @@ class Trainer:
             for name in chosen
         }
         values = _finite(losses, progress.step)
-        self.balance.backward(losses)
+        # A task whose every weight is still frozen has nothing to move.
+        self.balance.backward({name: loss for name, loss in losses.items() if loss.requires_grad})
         if self.settings.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.moving.values(), self.settings.clip_norm)
         self.optimiser.step()
+        self._pull_back()
         progress.step += 1
         for name in chosen:
             progress.task_steps[name] += 1
         _update_average(self.average, self.moving, self.settings.ema_decay, progress.step)
         return values
 
+    @torch.no_grad()
+    def _pull_back(self) -> None:
+        """Decoupled decay towards the starting weights, as AdamW's own is one towards zero."""
+        states = self.optimiser.param_groups
+        for group, start, state in zip(self.groups, self.starts, states, strict=True):
+            if start:
+                weight = min(1.0, state["lr"] * group.anchor)
+                torch._foreach_lerp_(tuple(group.parameters), start, weight)
 
-def _finished(progress: Progress, settings: TrainingSettings) -> bool:
-    stopped = bool(settings.patience) and progress.stale >= settings.patience
-    return stopped or progress.task_steps[PROPERTY] >= settings.property_steps
+
+def _finished(
+    progress: Progress, groups: Sequence[ParameterGroup], settings: TrainingSettings
+) -> bool:
+    done = progress.task_steps[PROPERTY]
+    if done >= settings.property_steps:
+        return True
+    # Patience on a backbone that is still frozen would end a run before its method has begun.
+    moving = done - max(first_step(group, settings) for group in groups)
+    impatient = bool(settings.patience) and progress.stale >= settings.patience
+    return impatient and moving >= settings.patience * settings.validate_every
 
 
 def _optimiser(groups: Sequence[ParameterGroup], settings: TrainingSettings) -> torch.optim.AdamW:
     return torch.optim.AdamW(
-        [{"params": g.parameters, "lr": settings.lr * g.multiplier} for g in groups],
+        [
+            {
+                "params": g.parameters,
+                "lr": settings.lr * g.multiplier,
+                "weight_decay": 0.0 if g.anchor else settings.weight_decay,
+            }
+            for g in groups
+        ],
         betas=settings.betas,
-        weight_decay=settings.weight_decay,
         foreach=True,
     )
-
-
-def _schedule(
-    optimiser: torch.optim.Optimizer,
-    groups: Sequence[ParameterGroup],
-    done: int,
-    settings: TrainingSettings,
-) -> None:
-    """Linear warm-up and cosine over the property steps; every group ends at the same rate."""
-    warm = max(1, round(settings.warmup_fraction * settings.property_steps))
-    cosine = 0.5 * (1.0 + math.cos(math.pi * min(done / settings.property_steps, 1.0)))
-    for group, state in zip(groups, optimiser.param_groups, strict=True):
-        floor = min(settings.final_lr_fraction / group.multiplier, 1.0)
-        factor = min(1.0, (done + 1) / warm) * (floor + (1.0 - floor) * cosine)
-        state["lr"] = settings.lr * group.multiplier * factor
 
 
 def _finite(losses: Mapping[str, Tensor], step: int) -> dict[str, float]:
@@ -302,22 +334,24 @@ def _validate(
         if found.value < progress.best_value:
             progress.best_value, progress.stale = found.value, 0
             progress.best_step = progress.task_steps[PROPERTY]
-            save_tensors(run.weights, model.tensors())
+            save_tensors(run.weights, merged_tensors(model))
         else:
             progress.stale += 1
     event = {"event": "validate", "step": progress.step, "val_loss": found.value, **found.details}
     append_log(run.log, {**event, "property_steps": progress.task_steps[PROPERTY]})
 
 
-def _log_train(
-    run: Run, progress: Progress, values: dict[str, float], optimiser: torch.optim.Optimizer
-) -> None:
+def _log_train(run: Run, trainer: Trainer, values: dict[str, float]) -> None:
+    progress = trainer.progress
     event = {
         "event": "train",
         "step": progress.step,
         "property_steps": progress.task_steps[PROPERTY],
         "losses": values,
-        "lr": max(group["lr"] for group in optimiser.param_groups),
+        "lr": max(group["lr"] for group in trainer.optimiser.param_groups),
         "seconds": round(progress.seconds, 3),
     }
+    learnt = {name: value.item() for name, value in trainer.balance.tensors().items()}
+    if learnt:
+        event["balance"] = learnt
     append_log(run.log, event)

@@ -14,10 +14,12 @@ if TYPE_CHECKING:
 
     from tether.data.store import Store
 
-__all__ = ["UNKNOWN", "atom_groups"]
+__all__ = ["UNKNOWN", "atom_groups", "frequent"]
 
 #: Group of an atom whose bonds are not known.
 UNKNOWN = ""
+#: Atoms below which a group counts as unknown: its purity is one of 10 nearest neighbours.
+MIN_IN_GROUP = 12
 # Perception searches for bond orders, which takes long in what is no small molecule.
 _MAX_ATOMS = 100
 
@@ -60,3 +62,28 @@ def atom_groups(
         names.append(unknown if molecule is None else functional_groups([molecule])[0])
     found: NDArray[np.str_] = np.concatenate(names)[ptr[place] + atom_idx]
     return found
+
+
+def frequent(groups: NDArray[np.str_], *, least: int = MIN_IN_GROUP) -> NDArray[np.str_]:
+    """Leave out groups of a few atoms, which say nothing.
+
+    Parameters
+    ----------
+    groups : ndarray of str, shape (n_atoms,)
+        Group of each atom.
+    least : int
+        Atoms that a group needs.
+
+    Returns
+    -------
+    ndarray of str, shape (n_atoms,)
+        The same, with `UNKNOWN` for rare groups.
+
+    Examples
+    --------
+    >>> frequent(np.array(["ether", "amide", "ether"]), least=2).tolist()
+    ['ether', '', 'ether']
+    """
+    names, place, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    kept: NDArray[np.str_] = np.where(counts >= least, names, UNKNOWN)[place]
+    return kept

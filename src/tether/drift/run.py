@@ -25,7 +25,7 @@ from tether.drift.files import (
     write_table,
 )
 from tether.drift.function import function_measures
-from tether.drift.groups import UNKNOWN
+from tether.drift.groups import UNKNOWN, frequent
 from tether.drift.opened import ID_SET, DriftSettings, OpenedRun
 from tether.drift.points import Points, atom_points, edge_points, take_sample
 from tether.drift.prints import Prints, label_columns, structure_batches, take_prints
@@ -46,9 +46,6 @@ __all__ = ["STAGES", "check_packages", "is_current", "measure_run"]
 
 #: What `measure_run` reports as done, in order.
 STAGES = ("features", "fingerprints", "atoms", "edges", "pictures", "files")
-
-#: Atoms below which a functional group gets no row: its purity is of the 10 nearest neighbours.
-MIN_IN_GROUP = 12
 
 
 def measure_run(
@@ -113,7 +110,7 @@ def measure_run(
     content["function"] = _dicts(function_measures(opened, looked.prints, subset))
     own = looked.atoms.of(subset)
     content["classes"] = _class_rows(own, own.classes)
-    content["groups"] = _class_rows(own, _frequent(own.group))
+    content["groups"] = _class_rows(own, frequent(own.group))
     content["provenance"] = _provenance(opened, settings, models[0])
     report("edges")
     _write_tables(opened, settings, looked, report)
@@ -219,13 +216,6 @@ def _measures(points: Points, settings: DriftSettings) -> list[Measurement]:
         points.row,
         seeds=settings.embed_seeds,
     )
-    return found
-
-
-def _frequent(groups: NDArray[np.str_]) -> NDArray[np.str_]:
-    """Functional groups, but those of a few atoms, which say nothing."""
-    names, place, counts = np.unique(groups, return_inverse=True, return_counts=True)
-    found: NDArray[np.str_] = np.where(counts >= MIN_IN_GROUP, names, UNKNOWN)[place]
     return found
 
 

@@ -16,10 +16,12 @@ from sklearn.neighbors import KernelDensity
 from tether.errors import TetherError
 from tether.splits.explicit import from_file, from_files, from_sources
 from tether.splits.leakage import extrapolation_report, leakage_report, structure_hashes
-from tether.splits.make import Method, Table, make_split
+from tether.splits.make import make_split
 from tether.splits.property_tail import boom, scott_log_density, tail
 from tether.splits.random import carve_validation, random_split, subsample_train
+from tether.splits.rule import Method, Rule
 from tether.splits.split import Split, StoreReference, labelled_rows
+from tether.splits.table import Table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -504,7 +506,7 @@ def test_make_split_reports() -> None:
     store = StoreReference("x.arrow", "f", 1000)
     hashes = np.arange(1000)
     table = Table(1000, values, target="gap", unit="Ha", hashes=hashes, store=store)
-    split = make_split(table, "boom", ood=0.1, train_size=500)
+    split = make_split(table, Rule("boom", ood=0.1), train_size=500)
     assert split.name == "boom-gap"
     assert split.store == store
     assert split.sizes["train"] == 500
@@ -526,9 +528,9 @@ def test_make_split_reports() -> None:
 
 def test_validation_does_not_depend_on_the_training_size() -> None:
     table = Table(1000, gaps(1000))
-    large, tiny = (make_split(table, "tail", train_size=n) for n in (700, 20))
+    large, tiny = (make_split(table, Rule("tail"), train_size=n) for n in (700, 20))
     assert as_sets(large)["val"] == as_sets(tiny)["val"]
-    assert "val" not in make_split(table, "tail", val_fraction=0).indices
+    assert "val" not in make_split(table, Rule("tail"), val_fraction=0).indices
 
 
 @pytest.mark.parametrize(
@@ -545,12 +547,12 @@ def test_validation_does_not_depend_on_the_training_size() -> None:
 )
 def test_make_split_refuses(method: Method, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(TetherError, match=message):
-        make_split(Table(10), method, **arguments)
+        make_split(Table(10), Rule(method, **arguments))
 
 
 def test_make_split_ood_must_be_whole() -> None:
     with pytest.raises(TetherError, match=r"`ood` is 10\.5"):
-        make_split(Table(1000, gaps(1000)), "boom", ood=10.5)
+        make_split(Table(1000, gaps(1000)), Rule("boom", ood=10.5))
 
 
 # --- real data ----------------------------------------------------------------------------------
@@ -570,7 +572,7 @@ def test_published_gap_split() -> None:
     sets = dict(zip(("train", "val", "test/id", "test/ood"), names, strict=True))
     sets = {name: f"{source}.npz" for name, source in sets.items()}
     table = Table(len(values), values, target="gap", unit="Ha", sources=sources)
-    split = make_split(table, "sources", sets=sets)
+    split = make_split(table, Rule("sources", sets=sets))
     assert split.sizes == {"train": 111_548, "val": 5_870, "test/id": 3_050, "test/ood": 4_990}
     clip = [r for r in split.report["reference_lines"] if r["name"] == "clip oracle"]
     rmse = {r["subset"]: r["value"] for r in clip if r["metric"] == "rmse"}

@@ -84,7 +84,10 @@ def geometry_descriptors(
         kept = block.properties["n_1"] <= block.properties["n_2"]
         sums = np.add.reduceat(block.values[:, kept], offsets[start:stop] - offsets[start])
         parts.append(sums / np.diff(offsets[start : stop + 1])[:, None])
-    return np.concatenate(parts)
+    found = np.concatenate(parts)
+    # What symmetry forbids comes out as 1e-33, which standardising would blow up to a feature.
+    found[np.abs(found) < 1e-12 * np.abs(found).max(axis=1, keepdims=True)] = 0.0
+    return found
 
 
 def _frame(

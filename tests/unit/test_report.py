@@ -562,6 +562,7 @@ def test_terminal_table_fits_and_holds_the_numbers(folder: Path, width: int) -> 
     assert max(map(len, text.splitlines())) <= width
     for recipe in RMSE:
         assert any(line.split()[:1] == [recipe] for line in text.splitlines())
+    assert "OOD gap to ID (full = 1): " in text
     for word in ("clip oracle", "0.0197", "0.1701", "3,000", "0.047", "×40.85", "p < 0.001", "812"):
         assert word in text, word
     assert "…" not in text

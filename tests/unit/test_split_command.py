@@ -207,6 +207,7 @@ def test_fingerprints_of_a_model_come_from_a_file(crystals: Path, tmp_path: Path
     printed = run_split(crystals, "--method", "random", *given)
     assert "NEAR-DUPLICATES within 0.01 by" in printed
     assert "NEAR-DUPLICATES" not in run_split(crystals, "--method", "random", "--dry-run")
+    assert "NEAR-DUPLICATES" not in run_split(crystals, "--method", "random", "--near", 0, *given)
     np.savez(tmp_path / "two.npz", a=prints, b=prints)
     for name, message in (
         ("two.npz", "have 2 arrays; expected one array of shape .40, n_features"),

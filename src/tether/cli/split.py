@@ -107,7 +107,7 @@ def split_command(
         val_size=val_size,
         nested=nested_validation,
         train_size=train_size,
-        near=near,
+        near=near or None,
     )
     if not dry_run:
         split.to_json(out)

@@ -84,7 +84,8 @@ NestedValidationOption = Annotated[
 ]
 TrainSizeOption = Annotated[int | None, typer.Option(help="Keep so many of train.")]
 NearOption = Annotated[
-    float, typer.Option(help="Tolerance of near-duplicates, in standard deviations.")
+    float,
+    typer.Option(help="Tolerance of near-duplicates, in standard deviations; 0 = none sought."),
 ]
 SeedOption = Annotated[int, typer.Option(help="Of every draw.")]
 SetsOption = Annotated[

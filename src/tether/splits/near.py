@@ -121,8 +121,8 @@ def _close_pairs(
         raise TetherError(
             f"{n_candidates:,} pairs of {names[0]!r} and {names[1]!r} may be near-duplicates",
             expected=f"at most {_MAX_PAIRS:,}",
-            fix="lower the tolerance, give fingerprints that tell these structures apart, or do not "
-            "look for near-duplicates (--near 0)",
+            fix="lower the tolerance, give fingerprints that tell these structures apart, or do "
+            "not look for near-duplicates (--near 0)",
         )
     pairs = one[0].sparse_distance_matrix(two[0], wide, output_type="ndarray")
     first, second = pairs["i"].astype(np.int64), pairs["j"].astype(np.int64)

@@ -12,12 +12,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from tether.data.store import Store
-from tether.metrics.intervals import (
-    Statistic,
-    bootstrap_interval,
-    paired_gain,
-    seed_pooled_interval,
-)
+from tether.metrics.intervals import bootstrap_interval, paired_gain, seed_pooled_interval
+from tether.metrics.limit import limit_interval
 from tether.metrics.regression import mae, rmse
 from tether.metrics.shift import clip_oracle, mean_predictor
 from tether.run import Run
@@ -28,12 +24,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tether.config import Config
+    from tether.metrics.resampling import Statistic
 
 __all__ = ["errors_of", "summarise"]
 
 STATISTICS: tuple[Statistic, ...] = ("mae", "rmse")
 #: Recipes that others are compared with, where they were run.
 REFERENCES = ("scratch", "full")
+#: Recipe whose gap between OOD and ID error is the unit of the distance to the limit.
+LIMIT_REFERENCE = "full"
 Errors = dict[tuple[str, int], dict[tuple[str, str], np.ndarray]]
 
 
@@ -74,6 +73,7 @@ def summarise(folder: Path, *, config: Config) -> dict[str, Any]:
         "format": 1,
         "rows": _seed_rows(errors, metrics, units) + _pooled_rows(errors, metrics, units, names),
         "gains": _gains(errors, names),
+        "limit_distances": _limit_distances(errors, names),
         "reference_lines": _reference_lines(store, split, units),
         "forgetting": _forgetting(metrics),
         "split": {
@@ -184,11 +184,55 @@ def _pooled_rows(
     return rows
 
 
-def _gains(errors: Errors, names: list[str]) -> list[dict[str, Any]]:
-    """Gain of every recipe over each reference, on the seeds that both have."""
+def _by_recipe(errors: Errors) -> dict[str, dict[int, Any]]:
     by_recipe: dict[str, dict[int, Any]] = defaultdict(dict)
     for (recipe, seed), found in errors.items():
         by_recipe[recipe][seed] = found
+    return by_recipe
+
+
+def _limit_distances(errors: Errors, names: list[str]) -> list[dict[str, Any]]:
+    """How much of the gap between OOD and ID error of `LIMIT_REFERENCE` each recipe leaves."""
+    by_recipe = _by_recipe(errors)
+    rows = []
+    reference = by_recipe.get(LIMIT_REFERENCE, {})
+    for recipe in (n for n in names if n in by_recipe and reference):
+        seeds = sorted(by_recipe[recipe].keys() & reference.keys())
+        keys = by_recipe[recipe][seeds[0]] if seeds else {}
+        for target, subset in keys:
+            inside = (target, "test/id")
+            if not subset.startswith("test/") or subset == "test/id" or inside not in keys:
+                continue
+            ours, theirs = (
+                (
+                    [one[seed][target, subset] for seed in seeds],
+                    [one[seed][inside] for seed in seeds],
+                )
+                for one in (by_recipe[recipe], reference)
+            )
+            for statistic in STATISTICS:
+                found = limit_interval(ours, theirs, statistic)
+                if np.isnan(found.value):
+                    continue  # the reference is no worse outside than inside
+                rows.append(
+                    {
+                        "recipe": recipe,
+                        "reference": LIMIT_REFERENCE,
+                        "target": target,
+                        "subset": subset,
+                        "metric": statistic,
+                        "value": found.value,
+                        "low": None if np.isnan(found.low) else found.low,
+                        "high": None if np.isnan(found.high) else found.high,
+                        "n_seeds": len(seeds),
+                    }
+                )
+    return rows
+
+
+def _gains(errors: Errors, names: list[str]) -> list[dict[str, Any]]:
+    """Gain of every recipe over each reference, on the seeds that both have."""
+    by_recipe = _by_recipe(errors)
     rows = []
     for reference in (r for r in REFERENCES if r in by_recipe):
         for recipe in (n for n in names if n in by_recipe and n != reference):

@@ -137,7 +137,7 @@ def test_reproducible_and_independent_of_memory_chunks(monkeypatch: pytest.Monke
     whole = bootstrap_interval(errors)
     assert whole == bootstrap_interval(errors)
     assert whole != bootstrap_interval(errors, seed=1)
-    monkeypatch.setattr("tether.metrics.intervals._CHUNK", 700)
+    monkeypatch.setattr("tether.metrics.resampling._CHUNK", 700)
     chunked = bootstrap_interval(errors)
     assert chunked.low == pytest.approx(whole.low, rel=0.05)
     assert chunked.value == whole.value

@@ -201,6 +201,24 @@ def _gains(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return gains
 
 
+def _limit_distances(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    pooled = {
+        (row["recipe"], row["subset"], row["metric"]): row["value"]
+        for row in rows
+        if row["seed"] == "pooled"
+    }
+    found = []
+    for recipe, metric in itertools.product(RMSE, ("mae", "rmse")):
+        gap, unit = (
+            pooled[name, "test/ood", metric] - pooled[name, "test/id", metric]
+            for name in (recipe, "full")
+        )
+        entry = {"recipe": recipe, "reference": "full", "target": "gap", "subset": "test/ood"}
+        interval = {"low": gap / unit - 0.05, "high": gap / unit + 0.05, "n_seeds": 3}
+        found.append({**entry, "metric": metric, "value": gap / unit, **interval})
+    return found
+
+
 def write_comparison(folder: Path, *, ids: list[str] | None = None) -> dict[str, Any]:
     """A comparison folder with every file of the format; returns its summary."""
     ids = ids or [f"qm9-{idx:06d}" for idx in range(2 * N)]
@@ -221,6 +239,7 @@ def write_comparison(folder: Path, *, ids: list[str] | None = None) -> dict[str,
         "format": 1,
         "rows": rows,
         "gains": _gains(rows),
+        "limit_distances": _limit_distances(rows),
         "reference_lines": [
             {"name": name, **reference, "subset": subset, "metric": metric, "value": value}
             for (name, subset), values in lines.items()
@@ -295,6 +314,7 @@ def test_every_number_of_the_summary_is_on_the_page(folder: Path) -> None:
     shown = {value for value, _ in page.data}
     wanted = {row["value"] for row in summary["rows"]}
     wanted |= {gain["gain_percent"] for gain in summary["gains"] if gain["metric"] == "rmse"}
+    wanted |= {e["value"] for e in summary["limit_distances"] if e["metric"] == "rmse"}
     wanted |= {line["value"] for line in summary["reference_lines"]}
     for entry in summary["forgetting"]:
         wanted |= {entry[key] for key in ("force_mae_before", "force_mae_after")} - {None}
@@ -374,6 +394,7 @@ def test_summary_without_optional_parts(folder: Path) -> None:
     summary = _summary(folder)
     for key in ("gains", "reference_lines", "forgetting"):
         summary[key] = []
+    del summary["limit_distances"]  # of comparisons made before there was such a thing
     for key in ("split", "backbone", "provenance", "config"):
         del summary[key]
     (folder / "config.yaml").unlink()
@@ -396,7 +417,7 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
     attack = "</script><script>alert(1)</script><img src=http://evil.example/x onerror=alert(2)>"
     write_comparison(tmp_path, ids=[attack] * (2 * N))
     summary = _summary(tmp_path)
-    for key in ("rows", "gains", "forgetting"):
+    for key in ("rows", "gains", "limit_distances", "forgetting"):
         for entry in summary[key]:
             entry["recipe"] = attack if entry["recipe"] == "probe" else entry["recipe"]
     summary["split"]["name"] = summary["backbone"]["name"] = attack
@@ -541,6 +562,7 @@ def test_terminal_table_fits_and_holds_the_numbers(folder: Path, width: int) -> 
     assert max(map(len, text.splitlines())) <= width
     for recipe in RMSE:
         assert any(line.split()[:1] == [recipe] for line in text.splitlines())
+    assert "OOD gap to ID (full = 1): " in text
     for word in ("clip oracle", "0.0197", "0.1701", "3,000", "0.047", "×40.85", "p < 0.001", "812"):
         assert word in text, word
     assert "…" not in text
@@ -557,7 +579,7 @@ def test_terminal_prints_hostile_names_as_they_are(folder: Path) -> None:
 
 def test_two_targets_keep_their_numbers_apart(folder: Path) -> None:
     summary = _summary(folder)
-    for key in ("rows", "gains", "reference_lines"):
+    for key in ("rows", "gains", "limit_distances", "reference_lines"):
         other = [{**entry, "target": "homo"} for entry in summary[key]]
         for entry in other:
             if "value" in entry:

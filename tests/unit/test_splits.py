@@ -1,8 +1,7 @@
-"""Splits: rules, validation, files, leakage, and the published QM9 gap split."""
+"""Splits: rules, validation, files, and the published QM9 gap split."""
 
 from __future__ import annotations
 
-import itertools
 import json
 import random
 import time
@@ -15,11 +14,12 @@ from sklearn.neighbors import KernelDensity
 
 from tether.errors import TetherError
 from tether.splits.explicit import from_file, from_files, from_sources
-from tether.splits.leakage import extrapolation_report, leakage_report, structure_hashes
-from tether.splits.make import Method, Table, make_split
+from tether.splits.make import make_split
 from tether.splits.property_tail import boom, scott_log_density, tail
 from tether.splits.random import carve_validation, random_split, subsample_train
+from tether.splits.rule import Method, Rule
 from tether.splits.split import Split, StoreReference, labelled_rows
+from tether.splits.table import Table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -379,122 +379,6 @@ def test_from_sources() -> None:
         from_sources(["a/x.npz", "b/x.npz"], {"train": "x.npz"})
 
 
-# --- leakage ------------------------------------------------------------------------------------
-
-
-def molecules(n: int = 50) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    rng = np.random.default_rng(3)
-    counts = rng.integers(2, 20, n)  # single atoms of an element are all alike
-    ptr = np.concatenate([[0], np.cumsum(counts)])
-    return rng.choice([1, 6, 7, 8], ptr[-1]), rng.normal(size=(ptr[-1], 3)) * 2, ptr
-
-
-def moved(
-    numbers: NDArray[Any], positions: NDArray[Any], ptr: NDArray[Any]
-) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Each molecule rotated, shifted and its atoms shuffled."""
-    rng = np.random.default_rng(4)
-    pieces = [rng.permutation(np.arange(a, b)) for a, b in itertools.pairwise(ptr)]
-    order = np.concatenate(pieces)
-    rotation = np.linalg.qr(rng.normal(size=(3, 3)))[0]
-    return numbers[order], positions[order] @ rotation + [5.0, -3.0, 1.0], ptr
-
-
-def test_hash_is_invariant() -> None:
-    first = structure_hashes(*molecules())
-    assert len(np.unique(first)) == 50
-    assert (structure_hashes(*moved(*molecules())) == first).all()
-
-
-def test_hash_does_not_depend_on_the_neighbours_in_the_array() -> None:
-    numbers, positions, ptr = molecules()
-    alone = [
-        structure_hashes(numbers[a:b], positions[a:b], [0, b - a])[0]
-        for a, b in itertools.pairwise(ptr)
-    ]
-    assert (structure_hashes(numbers, positions, ptr) == alone).all()
-
-
-def test_hash_sees_small_changes() -> None:
-    numbers, positions, ptr = molecules()
-    nudged = positions.copy()
-    nudged[ptr[:-1], 0] += 0.05
-    assert (structure_hashes(numbers, nudged, ptr) != structure_hashes(*molecules())).all()
-    swapped = numbers.copy()
-    swapped[ptr[:-1]] = 9
-    assert (structure_hashes(swapped, positions, ptr) != structure_hashes(*molecules())).all()
-
-
-def test_hash_tells_conformers_with_equal_centroid_distances_apart() -> None:
-    def ethane(twist: float) -> NDArray[np.float64]:
-        angle = np.arange(3) * 2 * np.pi / 3
-        low = np.stack([np.cos(angle), np.sin(angle), np.full(3, -1.16)], axis=1)
-        high = np.stack([np.cos(angle + twist), np.sin(angle + twist), np.full(3, 1.16)], axis=1)
-        return np.concatenate([[[0, 0, -0.76], [0, 0, 0.76]], low, high])
-
-    numbers = np.array([6, 6, 1, 1, 1, 1, 1, 1] * 2)
-    positions = np.concatenate([ethane(0.0), ethane(np.pi / 3)])
-    radius = np.linalg.norm(positions, axis=1)
-    np.testing.assert_allclose(np.sort(radius[:8]), np.sort(radius[8:]))  # what hides them
-    eclipsed, staggered = structure_hashes(numbers, positions, [0, 8, 16])
-    assert eclipsed != staggered
-
-
-def test_hash_of_round_numbers_survives_a_rotation() -> None:
-    # Half of 1.401 is 0.7005: on the edge of an unshifted grid.
-    angles = np.linspace(0, 3, 200)
-    axis = np.stack([np.cos(angles), np.sin(angles), 0 * angles], axis=1)
-    positions = np.stack([axis * 0.7005, -axis * 0.7005], axis=1).reshape(-1, 3)
-    hashes = structure_hashes(np.ones(400), positions, np.arange(0, 401, 2))
-    assert len(np.unique(hashes)) == 1
-
-
-def test_hash_of_crystals_needs_the_cell() -> None:
-    numbers, positions, ptr = np.array([29, 29]), np.zeros((2, 3)), [0, 1, 2]
-    cell = np.stack([np.eye(3) * 3.6, np.eye(3) * 3.7])
-    assert len(np.unique(structure_hashes(numbers, positions, ptr))) == 1
-    assert len(np.unique(structure_hashes(numbers, positions, ptr, cell=cell))) == 2
-
-
-def test_hash_edge_cases() -> None:
-    empty = structure_hashes(np.array([8, 1]), np.eye(3)[:2], [0, 0, 2, 2])
-    assert empty[0] == empty[2] != empty[1]
-    with pytest.raises(TetherError, match=r"`positions` has shape \(2, 3\)"):
-        structure_hashes([1], np.zeros((2, 3)), [0, 1])
-    with pytest.raises(TetherError, match="rise from 0 to 2"):
-        structure_hashes([1, 1], np.zeros((2, 3)), [0, 1])
-
-
-@pytest.mark.parametrize("kind", [np.int64, object])
-def test_leakage_rows(kind: type) -> None:
-    hashes = np.array([7, 8, 7, 9, 8, 7, 1], dtype=kind)
-    split = Split("s", "file", {}, {"train": [0, 1, 2], "val": [3, 4], "test/id": [5, 6]})
-    report = leakage_report(split, hashes)
-    assert report["pairs"] == [
-        {"sets": ["train", "val"], "n_structures": 1, "rows": {"train": [1], "val": [4]}},
-        {
-            "sets": ["train", "test/id"],
-            "n_structures": 1,
-            "rows": {"train": [0, 2], "test/id": [5]},
-        },
-    ]
-    assert report["n_repeats"] == {"train": 1, "val": 0, "test/id": 0}
-    assert leakage_report(split, np.arange(7))["pairs"] == []
-    with pytest.raises(TetherError, match="6 hashes for 7 structures"):
-        leakage_report(split, hashes[:6])
-
-
-def test_extrapolation_counts_both_sides() -> None:
-    values = np.array([1.0, 2.0, 3.0, 0.0, 3.5, 2.0, 3.0])
-    split = Split("s", "file", {}, {"train": [0, 1, 2], "test/ood": [3, 4, 5, 6]})
-    report = extrapolation_report(split, values)
-    assert (report["id_low"], report["id_high"]) == (1.0, 3.0)
-    row = report["sets"]["test/ood"]
-    assert (row["n_below"], row["n_above"], row["fraction_outside"]) == (1, 1, 0.5)
-    with pytest.raises(TetherError, match="set 'test/ood' has 1 unlabelled"):
-        extrapolation_report(split, np.where(values == 3.5, np.nan, values))
-
-
 # --- make_split ---------------------------------------------------------------------------------
 
 
@@ -504,7 +388,7 @@ def test_make_split_reports() -> None:
     store = StoreReference("x.arrow", "f", 1000)
     hashes = np.arange(1000)
     table = Table(1000, values, target="gap", unit="Ha", hashes=hashes, store=store)
-    split = make_split(table, "boom", ood=0.1, train_size=500)
+    split = make_split(table, Rule("boom", ood=0.1), train_size=500)
     assert split.name == "boom-gap"
     assert split.store == store
     assert split.sizes["train"] == 500
@@ -526,9 +410,9 @@ def test_make_split_reports() -> None:
 
 def test_validation_does_not_depend_on_the_training_size() -> None:
     table = Table(1000, gaps(1000))
-    large, tiny = (make_split(table, "tail", train_size=n) for n in (700, 20))
+    large, tiny = (make_split(table, Rule("tail"), train_size=n) for n in (700, 20))
     assert as_sets(large)["val"] == as_sets(tiny)["val"]
-    assert "val" not in make_split(table, "tail", val_fraction=0).indices
+    assert "val" not in make_split(table, Rule("tail"), val_fraction=0).indices
 
 
 @pytest.mark.parametrize(
@@ -545,12 +429,12 @@ def test_validation_does_not_depend_on_the_training_size() -> None:
 )
 def test_make_split_refuses(method: Method, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(TetherError, match=message):
-        make_split(Table(10), method, **arguments)
+        make_split(Table(10), Rule(method, **arguments))
 
 
 def test_make_split_ood_must_be_whole() -> None:
     with pytest.raises(TetherError, match=r"`ood` is 10\.5"):
-        make_split(Table(1000, gaps(1000)), "boom", ood=10.5)
+        make_split(Table(1000, gaps(1000)), Rule("boom", ood=10.5))
 
 
 # --- real data ----------------------------------------------------------------------------------
@@ -570,7 +454,7 @@ def test_published_gap_split() -> None:
     sets = dict(zip(("train", "val", "test/id", "test/ood"), names, strict=True))
     sets = {name: f"{source}.npz" for name, source in sets.items()}
     table = Table(len(values), values, target="gap", unit="Ha", sources=sources)
-    split = make_split(table, "sources", sets=sets)
+    split = make_split(table, Rule("sources", sets=sets))
     assert split.sizes == {"train": 111_548, "val": 5_870, "test/id": 3_050, "test/ood": 4_990}
     clip = [r for r in split.report["reference_lines"] if r["name"] == "clip oracle"]
     rmse = {r["subset"]: r["value"] for r in clip if r["metric"] == "rmse"}
@@ -591,88 +475,3 @@ def test_boom_on_130_000_values_takes_seconds() -> None:
         split = boom(values, n_ood=10_000)
         assert time.process_time() - start < 10
         assert split.sizes["test/ood"] == 10_000
-
-
-# --- command line -------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """100 random molecules from two files; the last is a copy of the first."""
-    from ase import Atoms
-    from ase.io import write
-
-    from tether.data.read import read_structures
-    from tether.data.store import write_store
-    from tether.targets import Target
-
-    folder = tmp_path_factory.mktemp("cli")
-    rng = np.random.default_rng(8)
-    frames = [Atoms("CHO", positions=rng.normal(size=(3, 3)) * 2) for _ in range(99)]
-    frames.append(frames[0].copy())
-    for atoms, value in zip(frames, rng.normal(size=100), strict=True):
-        atoms.info["gap"] = value
-    write(folder / "a.xyz", frames[:80])
-    write(folder / "b.xyz", frames[80:])
-    target = Target("gap", unit="eV")
-    chunks = (c for n in "ab" for c in read_structures(folder / f"{n}.xyz", targets=[target]))
-    write_store(folder / "s.arrow", chunks, [target])
-    return folder / "s.arrow"
-
-
-def run_split(*arguments: object) -> str:
-    import typer
-    from typer.testing import CliRunner
-
-    from tether.cli.split import split_command
-
-    app = typer.Typer()
-    app.command()(split_command)
-    result = CliRunner().invoke(app, [str(a) for a in arguments])
-    if result.exception is not None:
-        raise result.exception
-    return result.output
-
-
-def test_cli_writes_what_it_prints(store: Path, tmp_path: Path) -> None:
-    out = tmp_path / "split.json"
-    sets = ("--set", "train=a.xyz", "--set", "test/ood=b.xyz")
-    printed = run_split(store, "--method", "sources", *sets, "--val-size", 8, "--out", out)
-    content = json.loads(out.read_text())
-    split = Split.from_json(out, fingerprint=content["store"]["fingerprint"])
-    assert split.sizes == {"train": 72, "val": 8, "test/ood": 20}
-    assert content["store"]["n_systems"] == 100
-    assert "LEAKAGE: 1 structure(s) are in both" in printed
-    assert "clip oracle on test/ood: MAE" in printed
-    assert "mean predictor on test/ood: MAE" in printed
-    # What it wrote is a file that it reads.
-    again = run_split(store, "--method", "file", "--file", out, "--out", out, "--json")
-    assert json.loads(again)["fingerprint"] == split.fingerprint
-
-
-def test_cli_dry_run_writes_nothing(store: Path, tmp_path: Path) -> None:
-    out = tmp_path / "split.json"
-    printed = run_split(
-        store, "--method", "tail", "--ood", 0.2, "--dry-run", "--json", "--out", out
-    )
-    summary = json.loads(printed)
-    assert summary["sizes"] == {"train": 72, "val": 4, "test/id": 4, "test/ood": 20}
-    assert summary["parameters"]["target"] == "gap"
-    assert summary["report"]["reference_lines"][0]["unit"] == "eV"
-    assert summary["out"] is None
-    assert not out.exists()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--method", "sources", "--set", "train"], "--set 'train' is a repeat or has no name"),
-        (["--method", "random", "--set", "train=a"], "is not all numbers"),
-        (["--target", "homo"], "has no label 'homo'"),
-        (["--out", "s.arrow"], "ends in '.arrow'"),
-        (["--method", "loco"], "`method` is 'loco'"),
-    ],
-)
-def test_cli_refuses(store: Path, arguments: list[str], message: str) -> None:
-    with pytest.raises(TetherError, match=message):
-        run_split(store, "--dry-run", *arguments)

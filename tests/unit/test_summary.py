@@ -18,7 +18,7 @@ from tether.errors import TetherError
 from tether.predict import load_run
 from tether.run import Run
 from tether.serialization import read_json
-from tether.summary import summarise
+from tether.summary import _limit_distances, summarise
 
 ROW = {
     "recipe", "seed", "target", "unit", "subset", "metric", "value", "low", "high", "n",
@@ -55,6 +55,30 @@ def test_summary_has_the_agreed_keys(comparison: Any, strict_json: Any) -> None:
     assert summary["backbone"]["name"] == "tiny"
     assert summary["config"]["seeds"] == [0, 1]
     assert summary["missing_runs"] == []
+
+
+def test_limit_distances_are_shares_of_the_gap_of_full() -> None:
+    rng = np.random.default_rng(0)
+    inside, outside = rng.normal(size=80), rng.normal(size=60)
+    scales = {"full": (1.0, 3.0), "mft": (1.1, 2.1), "probe": (2.0, 2.0)}
+    errors = {
+        (recipe, seed): {("gap", "test/id"): low * inside, ("gap", "test/ood"): high * outside}
+        for recipe, (low, high) in scales.items()
+        for seed in (0, 1)
+    }
+    rows = _limit_distances(errors, list(scales))
+    assert [(row["recipe"], row["metric"]) for row in rows] == [
+        (recipe, metric) for recipe in scales for metric in ("mae", "rmse")
+    ]
+    mae_in, mae_out = np.abs(inside).mean(), np.abs(outside).mean()
+    expected = (2.1 * mae_out - 1.1 * mae_in) / (3 * mae_out - mae_in)
+    assert rows[2]["value"] == pytest.approx(expected)
+    assert rows[2]["low"] < expected < rows[2]["high"] < 1
+    assert rows[2]["n_seeds"] == 2
+    # Without the reference, or where it is no worse outside, there is nothing to compare with.
+    assert _limit_distances({k: v for k, v in errors.items() if k[0] != "full"}, ["mft"]) == []
+    flat = {("full", 0): {("gap", "test/id"): outside, ("gap", "test/ood"): outside}}
+    assert _limit_distances(flat, ["full"]) == []
 
 
 def test_there_is_a_row_for_every_recipe_seed_subset_and_metric(comparison: Any) -> None:

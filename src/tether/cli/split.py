@@ -6,89 +6,108 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
-import numpy as np
 import typer
 
 from tether.cli.options import DryRunOption, JsonOption
+from tether.cli.split_options import (
+    ByIdOption,
+    DescriptorsOption,
+    FileOption,
+    HoldOutOption,
+    IdFractionOption,
+    MethodOption,
+    NameOption,
+    NClustersOption,
+    NearOption,
+    NestedValidationOption,
+    NNeighboursOption,
+    OodOption,
+    OutOption,
+    SeedOption,
+    SetsOption,
+    SideOption,
+    TargetOption,
+    TrainSizeOption,
+    ValFractionOption,
+    ValSizeOption,
+    VariantOption,
+)
 from tether.errors import TetherError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import NDArray
     from rich.console import Console
 
-    from tether.data.store import Store
-    from tether.splits.make import Method, Table
     from tether.splits.property_tail import Side
+    from tether.splits.rule import Method
+    from tether.splits.sparse import Variant
     from tether.splits.split import Split
 
 __all__ = ["split_command"]
 
-# Structures that are in memory at once while the store is hashed.
-_CHUNK = 20_000
-
 
 def split_command(
     store: Annotated[Path, typer.Argument(help="Store written by `tether prepare`.")],
-    out: Annotated[Path, typer.Option(help="File to write.")] = Path("split.json"),
-    method: Annotated[str, typer.Option(help="boom, tail, random, file or sources.")] = "boom",
-    target: Annotated[
-        str | None, typer.Option(help="Label to split by; default: the only one of the store.")
-    ] = None,
-    ood: Annotated[
-        float | None, typer.Option(help="OOD structures: a share below 1, or a number.")
-    ] = None,
-    side: Annotated[str, typer.Option(help="Tail: both, low or high.")] = "both",
-    id_fraction: Annotated[
-        float, typer.Option(help="Share of what is not OOD for the ID test (boom, tail).")
-    ] = 0.05,
-    val_size: Annotated[
-        int | None, typer.Option(help="Structures of train to validate on.")
-    ] = None,
-    val_fraction: Annotated[
-        float | None, typer.Option(help="Share of train to validate on; 0.05 for boom and tail.")
-    ] = None,
-    train_size: Annotated[int | None, typer.Option(help="Keep so many of train.")] = None,
-    seed: Annotated[int, typer.Option(help="Of every draw.")] = 42,
-    sets: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            help="NAME=VALUE, repeatable: an index file (file), a source file of the store "
-            "(sources) or a share (random), e.g. --set test/ood=ood_test.npz",
-        ),
-    ] = None,
-    file: Annotated[Path | None, typer.Option(help="File with all sets (file).")] = None,
-    by_id: Annotated[bool, typer.Option("--by-id", help="Integers in files are ids.")] = False,
-    name: Annotated[str | None, typer.Option(help="Name of the split.")] = None,
+    out: OutOption = Path("split.json"),
+    method: MethodOption = "boom",
+    target: TargetOption = None,
+    ood: OodOption = None,
+    hold_out: HoldOutOption = None,
+    descriptors: DescriptorsOption = None,
+    n_clusters: NClustersOption = None,
+    variant: VariantOption = None,
+    n_neighbours: NNeighboursOption = None,
+    side: SideOption = None,
+    id_fraction: IdFractionOption = None,
+    val_size: ValSizeOption = None,
+    val_fraction: ValFractionOption = None,
+    nested_validation: NestedValidationOption = False,
+    train_size: TrainSizeOption = None,
+    near: NearOption = 0.01,
+    seed: SeedOption = 42,
+    sets: SetsOption = None,
+    file: FileOption = None,
+    by_id: ByIdOption = False,
+    name: NameOption = None,
     as_json: JsonOption = False,
     dry_run: DryRunOption = False,
 ) -> None:
     """Divide a store into train, val, test/id and test/ood, and say what the division is like."""
     from tether.data.store import Store
+    from tether.split_table import split_table
     from tether.splits.make import make_split
+    from tether.splits.rule import Rule
 
     if out.suffix != ".json":
         raise TetherError(
             f"--out {str(out)!r} ends in {out.suffix!r}", expected=".json", fix="--out split.json"
         )
     pairs = _pairs(sets or [])
-    split = make_split(
-        _table(Store.open(store), target, method),
+    rule = Rule(
         cast("Method", method),
-        name=name,
         ood=ood,
-        side=cast("Side", side),
+        side=cast("Side | None", side),
+        hold_out=tuple(hold_out or ()),
+        n_clusters=n_clusters,
+        variant=cast("Variant | None", variant),
+        n_neighbours=n_neighbours,
         id_fraction=id_fraction,
         fractions=_shares(pairs) if method == "random" and pairs else None,
         file=file,
         sets=pairs if method != "random" else None,
         by_id=by_id,
+        seed=seed,
+    )
+    split = make_split(
+        split_table(Store.open(store), rule, target=target, descriptors=descriptors),
+        rule,
+        name=name,
         val_fraction=val_fraction,
         val_size=val_size,
+        nested=nested_validation,
         train_size=train_size,
-        seed=seed,
+        near=near or None,
     )
     if not dry_run:
         split.to_json(out)
@@ -98,48 +117,6 @@ def split_command(
         from rich.console import Console
 
         _print(split, Console(), None if dry_run else out)
-
-
-def _table(store: Store, target: str | None, method: str) -> Table:
-    from tether.splits.make import Table
-    from tether.splits.split import StoreReference
-
-    per_system = [t.name for t in store.targets.values() if t.level == "system"]
-    if target is None and len(per_system) == 1:
-        target = per_system[0]
-    if target is None and method in {"boom", "tail"}:
-        raise TetherError(
-            f"method {method!r} needs a target and the store has {len(per_system)}",
-            expected=f"one of {', '.join(per_system) or '(none)'}",
-            fix="add --target NAME",
-        )
-    if target is not None and target in store.targets and target not in per_system:
-        raise TetherError(
-            f"target {target!r} is a label of atoms",
-            expected=f"a label of structures: {', '.join(per_system) or '(none)'}",
-            fix="choose another target",
-        )
-    return Table(
-        n_systems=store.n_systems,
-        values=None if target is None else store.label(target),
-        target=target or "",
-        unit="" if target is None else store.targets[target].unit,
-        ids=cast("Sequence[str]", store.ids),
-        sources=cast("Sequence[str]", store.sources),
-        hashes=_hashes(store),
-        store=StoreReference(str(store.path), store.fingerprint, store.n_systems),
-    )
-
-
-def _hashes(store: Store) -> NDArray[np.int64]:
-    from tether.data.pieces import pieces
-    from tether.splits.leakage import structure_hashes
-
-    parts = [np.zeros(0, dtype=np.int64)]
-    for batch in pieces(store, _CHUNK):
-        arrays = (batch.numbers.numpy(), batch.positions.numpy(), batch.ptr.numpy())
-        parts.append(structure_hashes(*arrays, cell=batch.cell.numpy()))
-    return np.concatenate(parts)
 
 
 def _pairs(texts: Sequence[str]) -> dict[str, str]:
@@ -200,16 +177,27 @@ def _print(split: Split, console: Console, out: Path | None) -> None:
             cells = [f"{row['low']:.6g}", f"{row['high']:.6g}", outside]
         grid.add_row(name, f"{size:,}", *cells)
     console.print(grid)
-    for line in [*_notes(report), *_line_texts(lines)]:
+    for line in [*_notes(split), *_line_texts(lines)]:
         console.print(escape(line), highlight=False, soft_wrap=True)
     written = "dry run: nothing written" if out is None else f"written: {out}"
     console.print(escape(written), highlight=False, soft_wrap=True)
 
 
-def _notes(report: dict[str, Any]) -> list[str]:
+def _notes(split: Split) -> list[str]:
+    report = split.report
     notes = [
         f"not used: {report['n_unlabelled']:,} unlabelled, {report['n_unused']:,} in no set",
     ]
+    nested = split.parameters.get("nested_validation")
+    if nested is not None:
+        size = f"ood {nested.get('ood', 0):.3g}"
+        what = f"it is {', '.join(nested['hold_out'])}" if "hold_out" in nested else size
+        notes.append(f"NESTED VALIDATION: val is OOD by the rule of the test; {what}")
+    if report.get("unassigned_rows"):
+        notes.append(
+            f"NOT JUDGED: {len(report['unassigned_rows']):,} structure(s) have no label to hold "
+            "out and are in no set (rows in the report)"
+        )
     leakage = report["leakage"] or {"pairs": [], "n_repeats": {}}
     for pair in leakage["pairs"]:
         first, second = pair["sets"]
@@ -224,6 +212,19 @@ def _notes(report: dict[str, Any]) -> list[str]:
     if repeats:
         listed = ", ".join(f"{name} {n:,}" for name, n in repeats.items())
         notes.append(f"repeated structures within a set: {listed}")
+    return [*notes, *_near_notes(leakage.get("near"))]
+
+
+def _near_notes(near: dict[str, Any] | None) -> list[str]:
+    if near is None:
+        return []
+    meaning = f"within {near['tolerance']:g} by {near['descriptors']}"
+    if not near["pairs"]:
+        return [f"near-duplicates {meaning}: none between two sets"]
+    notes = []
+    for pair in near["pairs"]:
+        counts = " and ".join(f"{len(pair['rows'][name]):,} of {name}" for name in pair["sets"])
+        notes.append(f"NEAR-DUPLICATES {meaning}: {pair['n_pairs']:,} pair(s), {counts}")
     return notes
 
 

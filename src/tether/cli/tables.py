@@ -44,6 +44,8 @@ def print_comparison(summary: Mapping[str, Any], console: Console) -> None:
         else:
             console.print(_table(summary, target, values, console, parts=("errors",)))
             console.print(_table(summary, target, values, console, parts=("gains", "cost")))
+        for line in _limit_lines(values):
+            console.print(Text(line))
         for row in values.foot:
             console.print(Text(f"{_reference_line(values, row)}", style="dim"))
     if not targets_of(summary):
@@ -166,6 +168,17 @@ def _cost_cells(summary: Mapping[str, Any], target: str, recipes: list[str]) -> 
         time = MISSING if seconds is None else f"{format_quantity(seconds, 0)} s"
         cells.append(stack(format_quantity(steps, 0), time))
     return cells
+
+
+def _limit_lines(values: Values) -> list[str]:
+    """Gap between OOD and ID error, in units of the reference's, one line an OOD set."""
+    found = []
+    for idx, column in enumerate(values.columns):
+        if column.group.startswith("Gap to ID"):
+            cells = [f"{row[0].text} {row[idx].text}" for row in values.rows]
+            what = column.group.replace("Gap", f"{column.label} gap", 1)
+            found.append(f"{what}: {', '.join(cells)}")
+    return found
 
 
 def _reference_line(values: Values, row: list[Cell]) -> str:

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tether.errors import TetherError
+from tether.metrics.resampling import (
+    Statistic,
+    check_settings,
+    exchange_test,
+    losses_of,
+    percentiles,
+    row_draws,
+    statistic_of,
+    unit_weights,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -22,11 +32,6 @@ __all__ = [
     "paired_gain",
     "seed_pooled_interval",
 ]
-
-Statistic = Literal["mae", "rmse"]
-
-# Numbers held at once by a resampling: 32 MiB of doubles, whatever the size of the test set.
-_CHUNK = 4_194_304
 
 
 @dataclass(frozen=True)
@@ -153,18 +158,18 @@ def seed_pooled_interval(
     TetherError
         For arrays of different lengths, no or non-finite errors, or impossible settings.
     """
-    losses = _losses(errors_by_seed, statistic, "errors_by_seed")
-    _check_settings(n_resamples, level)
+    losses = losses_of(errors_by_seed, statistic, "errors_by_seed")
+    check_settings(n_resamples, level)
     generator = np.random.default_rng(seed)
     draws = np.empty(n_resamples)
     done = 0
-    for chosen in _molecule_draws(generator, losses.shape[1], n_resamples, len(losses)):
-        by_seed = _finish(losses[:, chosen].mean(axis=2), statistic)
-        weights = _seed_weights(generator, len(losses), len(chosen))
+    for chosen in row_draws(generator, losses.shape[1], n_resamples, len(losses)):
+        by_seed = statistic_of(losses[:, chosen].mean(axis=2), statistic)
+        weights = unit_weights(generator, len(losses), len(chosen))
         draws[done : done + len(chosen)] = np.einsum("bs,sb->b", weights, by_seed)
         done += len(chosen)
-    low, high = _percentiles(draws, level)
-    return Interval(float(_finish(losses.mean(axis=1), statistic).mean()), low, high)
+    low, high = percentiles(draws, level)
+    return Interval(float(statistic_of(losses.mean(axis=1), statistic).mean()), low, high)
 
 
 def paired_gain(
@@ -215,15 +220,15 @@ def paired_gain(
         For arrays of different lengths, no or non-finite errors, a reference without any error, or
         impossible settings.
     """
-    a = _losses(errors_a, statistic, "errors_a")
-    b = _losses(errors_b, statistic, "errors_b")
+    a = losses_of(errors_a, statistic, "errors_a")
+    b = losses_of(errors_b, statistic, "errors_b")
     if a.shape[1] != b.shape[1]:
         raise TetherError(
             f"`errors_a` has {a.shape[1]} molecules and `errors_b` {b.shape[1]}",
             expected="the same molecules",
             fix="evaluate both methods on one test set",
         )
-    _check_settings(min(n_resamples, n_permutations), level)
+    check_settings(min(n_resamples, n_permutations), level)
     if not b.any():
         raise TetherError(
             "the reference has no error at all",
@@ -231,9 +236,9 @@ def paired_gain(
             fix="check that `errors_b` are predictions minus truth",
         )
     draws = _gain_draws(a, b, statistic, n_resamples, seed)
-    low, high = _percentiles(draws, level)
-    mean_a, mean_b = (float(_finish(x.mean(axis=1), statistic).mean()) for x in (a, b))
-    p_value = _exchange_test(a.mean(axis=0) - b.mean(axis=0), n_permutations, seed)
+    low, high = percentiles(draws, level)
+    mean_a, mean_b = (float(statistic_of(x.mean(axis=1), statistic).mean()) for x in (a, b))
+    p_value = exchange_test(a.mean(axis=0) - b.mean(axis=0), n_permutations, seed)
     return Gain(100 * (1 - mean_a / mean_b), low, high, p_value)
 
 
@@ -247,12 +252,12 @@ def _gain_draws(
     generator = np.random.default_rng(seed)
     draws = np.empty(n_resamples)
     done = 0
-    for chosen in _molecule_draws(generator, a.shape[1], n_resamples, len(a) + len(b)):
-        weights_a = _seed_weights(generator, len(a), len(chosen))
+    for chosen in row_draws(generator, a.shape[1], n_resamples, len(a) + len(b)):
+        weights_a = unit_weights(generator, len(a), len(chosen))
         weights_b = weights_a
         if len(a) != len(b):
-            weights_b = _seed_weights(generator, len(b), len(chosen))
-        by_seed = (_finish(losses[:, chosen].mean(axis=2), statistic) for losses in (a, b))
+            weights_b = unit_weights(generator, len(b), len(chosen))
+        by_seed = (statistic_of(losses[:, chosen].mean(axis=2), statistic) for losses in (a, b))
         mean_a, mean_b = (
             np.einsum("bs,sb->b", weights, values)
             for weights, values in zip((weights_a, weights_b), by_seed, strict=True)
@@ -262,81 +267,3 @@ def _gain_draws(
         draws[done : done + len(chosen)] = 100 * (1 - ratio)
         done += len(chosen)
     return draws
-
-
-def _exchange_test(difference: NDArray[np.float64], n_permutations: int, seed: int) -> float:
-    """Two-sided p-value of the mean difference under random signs."""
-    generator = np.random.default_rng(seed)
-    n = len(difference)
-    total = float(difference.sum())
-    # Rounding must not make an arrangement equal to the observed one count as less extreme.
-    limit = abs(total) - 1e-12 * float(np.abs(difference).sum())
-    n_bytes = -(-n // 8)
-    step = max(1, _CHUNK // n)
-    n_extreme = 0
-    for start in range(0, n_permutations, step):
-        shape = (min(step, n_permutations - start), n_bytes)
-        bits = np.unpackbits(generator.integers(256, size=shape, dtype=np.uint8), axis=1, count=n)
-        # sum of +-d with a plus where the bit is set
-        sums = 2 * (bits.astype(np.float64) @ difference) - total
-        n_extreme += int((np.abs(sums) >= limit).sum())
-    return (n_extreme + 1) / (n_permutations + 1)
-
-
-def _losses(errors_by_seed: Sequence[ArrayLike], statistic: str, name: str) -> NDArray[np.float64]:
-    """Per-molecule losses whose mean gives the statistic, shape (n_seeds, n)."""
-    if statistic not in get_args(Statistic):
-        raise TetherError(
-            f"`statistic` is {statistic!r}", expected="mae or rmse", fix="statistic='mae'"
-        )
-    arrays = [np.asarray(errors, dtype=np.float64) for errors in errors_by_seed]
-    shapes = sorted({array.shape for array in arrays})
-    if len(shapes) != 1 or len(shapes[0]) != 1 or shapes[0][0] == 0:
-        raise TetherError(
-            f"`{name}` has arrays of shapes {shapes}",
-            expected="one error array a seed, all of one length above 0",
-            fix="test every seed on the same molecules; wrap a single array in a list",
-        )
-    stacked = np.stack(arrays)
-    wrong = int(stacked.size - np.isfinite(stacked).sum())
-    if wrong:
-        raise TetherError(
-            f"`{name}` has {wrong} value(s) that are not finite",
-            expected="finite errors",
-            fix="leave unlabelled structures out, and look at diverged runs",
-        )
-    return np.abs(stacked) if statistic == "mae" else np.square(stacked)
-
-
-def _finish(mean_loss: NDArray[np.float64], statistic: Statistic) -> NDArray[np.float64]:
-    return np.sqrt(mean_loss) if statistic == "rmse" else mean_loss
-
-
-def _molecule_draws(
-    generator: np.random.Generator, n: int, n_resamples: int, n_arrays: int
-) -> Iterator[NDArray[np.int64]]:
-    step = max(1, _CHUNK // (n * n_arrays))
-    for start in range(0, n_resamples, step):
-        yield generator.integers(n, size=(min(step, n_resamples - start), n))
-
-
-def _seed_weights(
-    generator: np.random.Generator, n_seeds: int, n_draws: int
-) -> NDArray[np.float64]:
-    n_drawn = max(1, n_seeds - 1)
-    counts = generator.multinomial(n_drawn, np.full(n_seeds, 1 / n_seeds), size=n_draws)
-    return counts / n_drawn
-
-
-def _percentiles(draws: NDArray[np.float64], level: float) -> tuple[float, float]:
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
-def _check_settings(n_resamples: int, level: float) -> None:
-    if n_resamples < 1 or not 0 < level < 1:
-        raise TetherError(
-            f"`n_resamples` is {n_resamples} and `level` {level}",
-            expected="at least 1 resample and a level between 0 and 1",
-            fix="n_resamples=1000, level=0.95",
-        )

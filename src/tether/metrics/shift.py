@@ -11,7 +11,7 @@ from tether.errors import TetherError
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["clip_oracle", "distance_to_limit", "mean_predictor"]
+__all__ = ["clip_oracle", "mean_predictor"]
 
 
 def clip_oracle(true: ArrayLike, id_low: float, id_high: float) -> NDArray[np.float64]:
@@ -39,30 +39,6 @@ def clip_oracle(true: ArrayLike, id_low: float, id_high: float) -> NDArray[np.fl
     """
     _check_range(id_low, id_high)
     return np.clip(np.asarray(true, dtype=np.float64), id_low, id_high)
-
-
-def distance_to_limit(true: ArrayLike, id_low: float, id_high: float) -> NDArray[np.float64]:
-    r"""Signed distance beyond the ID range, :math:`y - \min(\max(y, a), b)`.
-
-    Parameters
-    ----------
-    true : array, shape (n,)
-        True values.
-    id_low, id_high : float
-        Range of the training labels.
-
-    Returns
-    -------
-    array, shape (n,)
-        Negative below the range, 0 inside, positive above; the clip oracle's error with its sign
-        reversed.
-
-    Raises
-    ------
-    TetherError
-        When `id_low` is above `id_high`, or one is NaN.
-    """
-    return np.asarray(true, dtype=np.float64) - clip_oracle(true, id_low, id_high)
 
 
 def mean_predictor(train_values: ArrayLike, n: int) -> NDArray[np.float64]:

@@ -193,7 +193,7 @@ def _overview_note(summary: Mapping[str, Any]) -> str:
     return (
         "Smaller errors are better; the best of each column is in bold. "
         f"{intervals} are in square brackets. A positive gain is a smaller RMSE than the "
-        "reference's."
+        "reference's. The gap to ID is OOD less ID RMSE, in units of the reference's."
     )
 
 

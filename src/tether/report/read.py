@@ -25,6 +25,7 @@ _RUN_FILES = ("metrics.json", "log.jsonl", "predictions.parquet")
 _ROW_KEYS = {
     "rows": ("recipe", "seed", "target", "unit", "subset", "metric", "value"),
     "gains": ("recipe", "reference", "target", "subset", "metric", "gain_percent"),
+    "limit_distances": ("recipe", "reference", "target", "subset", "metric", "value"),
     "reference_lines": ("name", "target", "subset", "metric", "value"),
     "forgetting": ("recipe", "seed", "force_mae_before", "force_mae_after"),
 }
@@ -148,7 +149,8 @@ def read_summary(folder: Path) -> dict[str, Any]:
     Returns
     -------
     dict
-        With the lists `rows`, `gains`, `reference_lines`, `forgetting` always present.
+        With the lists `rows`, `gains`, `limit_distances`, `reference_lines`, `forgetting` always
+        present.
 
     Raises
     ------
@@ -282,6 +284,7 @@ def _summary_of_run(run: Run) -> dict[str, Any]:
         "format": 1,
         "rows": [{**row, **common} for row in metrics.get("rows", [])],
         "gains": [],
+        "limit_distances": [],
         "reference_lines": [],
         "forgetting": [
             {

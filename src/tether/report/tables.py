@@ -186,9 +186,43 @@ def overview_table(summary: Mapping[str, Any], target: str) -> Table:
                 row.append(_gain_cell(summary, recipe, reference, target, subset))
             for row in foot:
                 row.append(Cell(""))
+    _add_limit_columns(summary, target, columns, (recipes, body, foot))
     pooled = "pooled over seeds" if _n_seeds(summary) > 1 else "one seed"
     caption = f"{target}: error on the test sets, {pooled}"
     return Table(caption, columns, body, foot)
+
+
+def _add_limit_columns(
+    summary: Mapping[str, Any],
+    target: str,
+    columns: list[Column],
+    parts: tuple[Sequence[str], list[list[Cell]], list[list[Cell]]],
+) -> None:
+    """Distance to the ID limit on each OOD set, where the comparison has it."""
+    recipes, body, foot = parts
+    entries = {
+        (entry["recipe"], entry["subset"]): entry
+        for entry in summary["limit_distances"]
+        if entry["target"] == target and entry["metric"] == "rmse"
+    }
+    for subset in dict.fromkeys(subset for _, subset in entries):
+        reference = next(e["reference"] for (_, s), e in entries.items() if s == subset)
+        columns.append(Column(subset_label(subset), group=f"Gap to ID ({reference} = 1)"))
+        for row, recipe in zip(body, recipes, strict=True):
+            entry = entries.get((recipe, subset), {})
+            value = as_number(entry.get("value"))
+            low, high = as_number(entry.get("low")), as_number(entry.get("high"))
+            interval = format_interval(low, high, 2)
+            row.append(
+                Cell(
+                    format_quantity(value, 2),
+                    value,
+                    details=(interval,) if interval and recipe != reference else (),
+                    muted=value is None,
+                )
+            )
+        for row in foot:
+            row.append(Cell(""))
 
 
 def _reference_values(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["from_file", "from_files", "from_sources"]
+__all__ = ["from_file", "from_files", "from_sources", "load_index_file"]
 
 
 def from_file(
@@ -57,7 +57,7 @@ def from_file(
         For an unreadable file, an unknown or ambiguous id, and whatever `Split` refuses.
     """
     source = Path(path)
-    content = _load(source, by_id=by_id)
+    content = load_index_file(source, by_id=by_id)
     if isinstance(content, dict) and "indices" in content:
         raw: dict[str, Any] = dict(Split.from_json(source, fingerprint=fingerprint).indices)
     elif isinstance(content, dict):
@@ -101,7 +101,7 @@ def from_files(
     """
     sets = {}
     for name, path in mapping.items():
-        content = _load(Path(path), by_id=by_id)
+        content = load_index_file(Path(path), by_id=by_id)
         if isinstance(content, dict) and len(content) == 1:
             content = next(iter(content.values()))
         if isinstance(content, dict):
@@ -205,8 +205,26 @@ def _split(
     return split.with_indices(kept, report=report)
 
 
-def _load(source: Path, *, by_id: bool) -> Any:
-    """Return lists by name as a dict, or one list."""
+def load_index_file(source: Path, *, by_id: bool = False) -> Any:
+    """Read an index file without a look at what it says.
+
+    Parameters
+    ----------
+    source : Path
+        JSON, npy, npz or txt.
+    by_id : bool
+        Leave integers in a txt file as text.
+
+    Returns
+    -------
+    Any
+        Lists by name as a dict, or one list or array.
+
+    Raises
+    ------
+    TetherError
+        For a file that is missing, of another kind, or broken.
+    """
     if not source.is_file():
         raise TetherError(
             f"{str(source)!r} is not a file", expected="an index file", fix="check the path"

@@ -14,12 +14,12 @@ from tether.splits.split import Split, StoreReference, labelled_rows
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Side", "boom", "scott_log_density", "tail"]
+__all__ = ["BOOM_FRACTION", "Side", "boom", "scott_log_density", "tail"]
 
 Side = Literal["low", "high", "both"]
 
-# BOOM takes 10,000 of the 133,885 molecules of QM9.
-_BOOM_FRACTION = 10_000 / 133_885
+#: BOOM takes 10,000 of the 133,885 molecules of QM9.
+BOOM_FRACTION = 10_000 / 133_885
 # Every query is itself a sample and so has density >= 1 (unnormalised); all that lies beyond ten
 # bandwidths adds less than n * exp(-50) ~ 2e-17 for n = 10**5: below double precision.
 _REACH = 10.0
@@ -75,7 +75,7 @@ def boom(
     """
     array, rows = _scalar_rows(values)
     known = array[rows]
-    n_ood = round(_BOOM_FRACTION * len(rows)) if n_ood is None else n_ood
+    n_ood = round(BOOM_FRACTION * len(rows)) if n_ood is None else n_ood
     _check_count(n_ood, len(rows))
     _check_fraction(id_fraction, "id_fraction")
     log_density = scott_log_density(known)

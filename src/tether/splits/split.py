@@ -51,7 +51,7 @@ class Split:
     name : str
         What people call it.
     method : str
-        The rule: "boom", "tail", "random", "file", "sources".
+        The rule, see `tether.splits.rule.Method`.
     parameters : dict
         Arguments of the rule, and of what was done to its result.
     indices : dict of str to array, shape (n_set,), int64

@@ -1,0 +1,149 @@
+"""How much of the gap between OOD and ID error a recipe leaves open."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tether.errors import TetherError
+from tether.metrics.intervals import Interval
+from tether.metrics.resampling import (
+    Statistic,
+    check_settings,
+    losses_of,
+    percentiles,
+    row_draws,
+    statistic_of,
+    unit_weights,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["distance_to_limit", "limit_interval"]
+
+
+def distance_to_limit(
+    ood: float, inside: float, ood_reference: float, inside_reference: float
+) -> float:
+    r"""Gap between OOD and ID error, as a share of the reference's gap.
+
+    .. math:: \frac{E^{\mathrm{OOD}} - E^{\mathrm{ID}}}
+              {E^{\mathrm{OOD}}_{\mathrm{ref}} - E^{\mathrm{ID}}_{\mathrm{ref}}}
+
+    The ID error of the same recipe is the limit: 0 = as good outside the distribution as inside,
+    1 = the gap of the reference (full fine-tuning). A recipe with a *large* ID error comes near its
+    limit easily; read it beside the errors.
+
+    Parameters
+    ----------
+    ood, inside : float
+        Errors of the recipe.
+    ood_reference, inside_reference : float
+        Errors of the reference.
+
+    Returns
+    -------
+    float
+        Without unit; negative where the OOD error is below the ID error. NaN where the reference
+        has no gap to compare with.
+    """
+    gap = ood_reference - inside_reference
+    return (ood - inside) / gap if gap > 0 else float("nan")
+
+
+def limit_interval(
+    method: tuple[Sequence[ArrayLike], Sequence[ArrayLike]],
+    reference: tuple[Sequence[ArrayLike], Sequence[ArrayLike]],
+    statistic: Statistic = "rmse",
+    *,
+    n_resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 42,
+) -> Interval:
+    """Distance to the limit, with a hierarchical bootstrap over seeds and structures.
+
+    Errors are means over seeds. A resample draws the OOD structures, the ID structures, and seeds
+    as `seed_pooled_interval` does; a seed brings its OOD and its ID error, and the s-th seeds of
+    both methods are drawn together where both have as many.
+
+    Parameters
+    ----------
+    method, reference : tuple of (errors on OOD, errors on ID)
+        Each a sequence of arrays, prediction minus truth by seed; rows are the same structures for
+        both methods.
+    statistic : {"mae", "rmse"}
+        Of the errors.
+    n_resamples : int
+        Bootstrap samples.
+    level : float
+        Nominal coverage.
+    seed : int
+        Of the resampling.
+
+    Returns
+    -------
+    Interval
+        Without unit. Bounds are NaN where so many resamples have no gap of the reference that the
+        bounds are not finite: the gap is within its noise.
+
+    Raises
+    ------
+    TetherError
+        For errors that do not fit each other, and impossible settings.
+    """
+    check_settings(n_resamples, level)
+    losses = [
+        [losses_of(errors, statistic, name) for errors, name in zip(each, names, strict=True)]
+        for each, names in (
+            (method, ("errors on OOD", "errors on ID")),
+            (reference, ("reference's errors on OOD", "reference's errors on ID")),
+        )
+    ]
+    _check(losses)
+    generator = np.random.default_rng(seed)
+    counts = sorted({len(ood) for ood, _ in losses})
+    weights = {n: unit_weights(generator, n, n_resamples) for n in counts}
+    drawn = np.empty((2, 2, n_resamples))  # method or reference, OOD or ID
+    for side in (0, 1):
+        both = [each[side] for each in losses]
+        done = 0
+        for chosen in row_draws(generator, both[0].shape[1], n_resamples, sum(map(len, both))):
+            rows = slice(done, done + len(chosen))
+            for m, one in enumerate(both):
+                by_seed = statistic_of(one[:, chosen].mean(axis=2), statistic)
+                drawn[m, side, rows] = np.einsum("bs,sb->b", weights[len(one)][rows], by_seed)
+            done += len(chosen)
+    value = distance_to_limit(*(_mean(one, statistic) for each in losses for one in each))
+    gap, reference_gap = drawn[:, 0] - drawn[:, 1]
+    if (reference_gap <= 0).mean() >= (1 - level) / 2:
+        return Interval(value, float("nan"), float("nan"))
+    # The few resamples without a gap of the reference are beyond any bound on the side of `gap`.
+    beyond = np.where(gap > 0, np.inf, -np.inf)
+    ratio = np.divide(gap, reference_gap, out=beyond, where=reference_gap > 0)
+    return Interval(value, *percentiles(ratio, level))
+
+
+def _mean(losses: NDArray[np.float64], statistic: Statistic) -> float:
+    return float(statistic_of(losses.mean(axis=1), statistic).mean())
+
+
+def _check(losses: list[list[NDArray[np.float64]]]) -> None:
+    for each in losses:
+        if len(each[0]) != len(each[1]):
+            raise TetherError(
+                f"there are {len(each[0])} seeds on OOD and {len(each[1])} on ID",
+                expected="the same seeds",
+                fix="evaluate every seed on both sets",
+            )
+    for side, name in enumerate(("OOD", "ID")):
+        n, n_reference = (each[side].shape[1] for each in losses)
+        if n != n_reference:
+            raise TetherError(
+                f"the {name} sets have {n} and {n_reference} structures",
+                expected="the same structures",
+                fix="evaluate both methods on one test set",
+            )

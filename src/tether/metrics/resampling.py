@@ -1,0 +1,195 @@
+"""What bootstrap intervals and permutation tests of errors are made of."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+
+from tether.errors import TetherError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+__all__ = [
+    "Statistic",
+    "check_settings",
+    "exchange_test",
+    "losses_of",
+    "percentiles",
+    "row_draws",
+    "statistic_of",
+    "unit_weights",
+]
+
+Statistic = Literal["mae", "rmse"]
+
+# Numbers held at once by a resampling: 32 MiB of doubles, whatever the size of the test set.
+_CHUNK = 4_194_304
+
+
+def losses_of(
+    errors_by_seed: Sequence[ArrayLike], statistic: str, name: str
+) -> NDArray[np.float64]:
+    """Losses of each structure, whose mean gives the statistic.
+
+    Parameters
+    ----------
+    errors_by_seed : sequence of array, each of shape (n,)
+        Prediction minus truth; row i is the same structure in each.
+    statistic : {"mae", "rmse"}
+        Absolute or squared errors.
+    name : str
+        What the caller calls the errors.
+
+    Returns
+    -------
+    array, shape (n_seeds, n)
+        In the unit of the errors, or its square.
+
+    Raises
+    ------
+    TetherError
+        For an unknown statistic, arrays of different lengths, and no or non-finite errors.
+    """
+    if statistic not in get_args(Statistic):
+        raise TetherError(
+            f"`statistic` is {statistic!r}", expected="mae or rmse", fix="statistic='mae'"
+        )
+    arrays = [np.asarray(errors, dtype=np.float64) for errors in errors_by_seed]
+    shapes = sorted({array.shape for array in arrays})
+    if len(shapes) != 1 or len(shapes[0]) != 1 or shapes[0][0] == 0:
+        raise TetherError(
+            f"`{name}` has arrays of shapes {shapes}",
+            expected="one error array a seed, all of one length above 0",
+            fix="test every seed on the same molecules; wrap a single array in a list",
+        )
+    stacked = np.stack(arrays)
+    wrong = int(stacked.size - np.isfinite(stacked).sum())
+    if wrong:
+        raise TetherError(
+            f"`{name}` has {wrong} value(s) that are not finite",
+            expected="finite errors",
+            fix="leave unlabelled structures out, and look at diverged runs",
+        )
+    return np.abs(stacked) if statistic == "mae" else np.square(stacked)
+
+
+def statistic_of(mean_loss: NDArray[np.float64], statistic: Statistic) -> NDArray[np.float64]:
+    """Statistic of mean losses: the root for "rmse", the mean itself for "mae"."""
+    return np.sqrt(mean_loss) if statistic == "rmse" else mean_loss
+
+
+def row_draws(
+    generator: np.random.Generator, n: int, n_resamples: int, n_arrays: int
+) -> Iterator[NDArray[np.int64]]:
+    """Draws of n rows out of n with replacement, a piece at a time.
+
+    Parameters
+    ----------
+    generator : numpy.random.Generator
+        Source of the draws.
+    n : int
+        Rows.
+    n_resamples : int
+        Draws in all.
+    n_arrays : int
+        Arrays of losses that will be indexed by a piece at once.
+
+    Yields
+    ------
+    array, shape (n_piece, n)
+        Row numbers.
+    """
+    step = max(1, _CHUNK // (n * n_arrays))
+    for start in range(0, n_resamples, step):
+        yield generator.integers(n, size=(min(step, n_resamples - start), n))
+
+
+def unit_weights(generator: np.random.Generator, n_units: int, n_draws: int) -> NDArray[np.float64]:
+    """Weights of units of which n - 1 are drawn with replacement; of one unit that one is drawn.
+
+    Drawing n - 1 and not n makes the variance between units the unbiased one (Rao and Wu 1988).
+
+    Parameters
+    ----------
+    generator : numpy.random.Generator
+        Source of the draws.
+    n_units : int
+        Seeds, or folds.
+    n_draws : int
+        Resamples.
+
+    Returns
+    -------
+    array, shape (n_draws, n_units)
+        Each row adds up to 1.
+    """
+    n_drawn = max(1, n_units - 1)
+    counts = generator.multinomial(n_drawn, np.full(n_units, 1 / n_units), size=n_draws)
+    return counts / n_drawn
+
+
+def percentiles(draws: NDArray[np.float64], level: float) -> tuple[float, float]:
+    """Bounds between which the share `level` of the draws lies, the same share on either side."""
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def exchange_test(difference: NDArray[np.float64], n_permutations: int, seed: int) -> float:
+    """Two-sided p-value of the mean difference under random signs.
+
+    Parameters
+    ----------
+    difference : array, shape (n,)
+        Of paired losses; under the null hypothesis each could as well have the other sign.
+    n_permutations : int
+        Random arrangements.
+    seed : int
+        Of these.
+
+    Returns
+    -------
+    float
+        At least ``1 / (n_permutations + 1)``.
+    """
+    generator = np.random.default_rng(seed)
+    n = len(difference)
+    total = float(difference.sum())
+    # Rounding must not make an arrangement equal to the observed one count as less extreme.
+    limit = abs(total) - 1e-12 * float(np.abs(difference).sum())
+    n_bytes = -(-n // 8)
+    step = max(1, _CHUNK // n)
+    n_extreme = 0
+    for start in range(0, n_permutations, step):
+        shape = (min(step, n_permutations - start), n_bytes)
+        bits = np.unpackbits(generator.integers(256, size=shape, dtype=np.uint8), axis=1, count=n)
+        # sum of +-d with a plus where the bit is set
+        sums = 2 * (bits.astype(np.float64) @ difference) - total
+        n_extreme += int((np.abs(sums) >= limit).sum())
+    return (n_extreme + 1) / (n_permutations + 1)
+
+
+def check_settings(n_resamples: int, level: float) -> None:
+    """Refuse impossible settings of a resampling.
+
+    Parameters
+    ----------
+    n_resamples : int
+        Resamples.
+    level : float
+        Nominal coverage.
+
+    Raises
+    ------
+    TetherError
+        For no resample, or a level outside (0, 1).
+    """
+    if n_resamples < 1 or not 0 < level < 1:
+        raise TetherError(
+            f"`n_resamples` is {n_resamples} and `level` {level}",
+            expected="at least 1 resample and a level between 0 and 1",
+            fix="n_resamples=1000, level=0.95",
+        )

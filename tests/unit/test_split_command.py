@@ -1,0 +1,227 @@
+"""`tether split`: what it writes, prints and refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk, molecule
+from ase.io import write
+
+from tether.data.read import read_structures
+from tether.data.store import Store, write_store
+from tether.errors import TetherError
+from tether.split_table import split_table
+from tether.splits.rule import Rule
+from tether.splits.split import Split
+from tether.targets import Target
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """100 random molecules from two files; the last is a copy of the first."""
+    folder = tmp_path_factory.mktemp("cli")
+    rng = np.random.default_rng(8)
+    frames = [Atoms("CHO", positions=rng.normal(size=(3, 3)) * 2) for _ in range(99)]
+    frames.append(frames[0].copy())
+    for atoms, value in zip(frames, rng.normal(size=100), strict=True):
+        atoms.info["gap"] = value
+    write(folder / "a.xyz", frames[:80])
+    write(folder / "b.xyz", frames[80:])
+    target = Target("gap", unit="eV")
+    chunks = (c for n in "ab" for c in read_structures(folder / f"{n}.xyz", targets=[target]))
+    write_store(folder / "s.arrow", chunks, [target])
+    return folder / "s.arrow"
+
+
+def run_split(*arguments: object) -> str:
+    import typer
+    from typer.testing import CliRunner
+
+    from tether.cli.split import split_command
+
+    app = typer.Typer()
+    app.command()(split_command)
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    if result.exception is not None:
+        raise result.exception
+    return result.output
+
+
+def test_cli_writes_what_it_prints(store: Path, tmp_path: Path) -> None:
+    out = tmp_path / "split.json"
+    sets = ("--set", "train=a.xyz", "--set", "test/ood=b.xyz")
+    printed = run_split(store, "--method", "sources", *sets, "--val-size", 8, "--out", out)
+    content = json.loads(out.read_text())
+    split = Split.from_json(out, fingerprint=content["store"]["fingerprint"])
+    assert split.sizes == {"train": 72, "val": 8, "test/ood": 20}
+    assert content["store"]["n_systems"] == 100
+    assert "LEAKAGE: 1 structure(s) are in both" in printed
+    assert "clip oracle on test/ood: MAE" in printed
+    assert "mean predictor on test/ood: MAE" in printed
+    # What it wrote is a file that it reads.
+    again = run_split(store, "--method", "file", "--file", out, "--out", out, "--json")
+    assert json.loads(again)["fingerprint"] == split.fingerprint
+
+
+def test_cli_dry_run_writes_nothing(store: Path, tmp_path: Path) -> None:
+    out = tmp_path / "split.json"
+    printed = run_split(
+        store, "--method", "tail", "--ood", 0.2, "--dry-run", "--json", "--out", out
+    )
+    summary = json.loads(printed)
+    assert summary["sizes"] == {"train": 72, "val": 4, "test/id": 4, "test/ood": 20}
+    assert summary["parameters"]["target"] == "gap"
+    assert summary["report"]["reference_lines"][0]["unit"] == "eV"
+    assert summary["out"] is None
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--method", "sources", "--set", "train"], "--set 'train' is a repeat or has no name"),
+        (["--method", "random", "--set", "train=a"], "is not all numbers"),
+        (["--target", "homo"], "has no label 'homo'"),
+        (["--out", "s.arrow"], "ends in '.arrow'"),
+        (["--method", "loco"], "`method` is 'loco'"),
+    ],
+)
+def test_cli_refuses(store: Path, arguments: list[str], message: str) -> None:
+    with pytest.raises(TetherError, match=message):
+        run_split(store, "--dry-run", *arguments)
+
+
+# --- columns of a store -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def molecules(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight molecules four times over, every copy a little larger than the one before."""
+    folder = tmp_path_factory.mktemp("molecules")
+    names = ["C6H6", "C5H5N", "CH4", "CH3CH2OH", "cyclobutene", "H2O", "CH3", "bicyclobutane"]
+    frames = []
+    for scale in (1.0, 1.01, 1.02, 1.03):
+        for name in names:
+            atoms = molecule(name)
+            atoms.positions *= scale
+            atoms.info["gap"] = scale * len(atoms)
+            frames.append(atoms)
+    return _store(folder / "m", frames)
+
+
+@pytest.fixture(scope="module")
+def crystals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten each of rock salt, caesium chloride, copper and zinc oxide, slightly strained."""
+    folder = tmp_path_factory.mktemp("crystals")
+    parents = [
+        bulk("NaCl", "rocksalt", a=5.64),
+        bulk("CsCl", "cesiumchloride", a=4.12),
+        bulk("Cu", "fcc", a=3.61),
+        bulk("ZnO", "wurtzite", a=3.25, c=5.2),
+    ]
+    frames = []
+    for k in range(40):
+        atoms = parents[k % 4].copy()
+        atoms.set_cell(atoms.cell * (1 + 0.001 * (k // 4)), scale_atoms=True)
+        atoms.info["gap"] = float(k)
+        frames.append(atoms)
+    return _store(folder / "c", frames)
+
+
+def _store(stem: Path, frames: list[Atoms]) -> Path:
+    write(stem.with_suffix(".xyz"), frames)
+    target = Target("gap", unit="eV")
+    path = stem.with_suffix(".arrow")
+    write_store(path, read_structures(stem.with_suffix(".xyz"), targets=[target]), [target])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "ood"),
+    [
+        (["element", "--hold-out", "Na"], [0]),
+        (["group", "--hold-out", "17"], [0, 1]),
+        (["period", "--hold-out", "6"], [1]),
+        (["chemical-system", "--hold-out", "O-Zn"], [3]),
+        (["space-group", "--hold-out", "225"], [0, 2]),
+        (["cluster", "--n-clusters", "4", "--hold-out", "0"], None),
+        (["cluster", "--n-clusters", "4", "--hold-out", "0", "--descriptors", "both"], None),
+    ],
+)
+def test_methods_on_crystals(
+    crystals: Path, tmp_path: Path, arguments: list[str], ood: list[int] | None
+) -> None:
+    out = tmp_path / "split.json"
+    run_split(crystals, "--method", *arguments, "--out", out)
+    content = json.loads(out.read_text())
+    families = {row % 4 for row in content["indices"]["test/ood"]}
+    assert len(content["indices"]["test/ood"]) == 10 * len(families)
+    assert families == set(ood) if ood is not None else len(families) == 1
+    assert content["parameters"]["hold_out"] == arguments[-1:] or "--descriptors" in arguments
+
+
+def test_scaffold_lists_molecules_that_it_cannot_judge(molecules: Path, tmp_path: Path) -> None:
+    out = tmp_path / "split.json"
+    printed = run_split(
+        molecules,
+        "--method",
+        "scaffold",
+        "--hold-out",
+        "c1ccccc1",
+        "--id-fraction",
+        0.2,
+        "--out",
+        out,
+    )
+    split = Split.from_json(out)
+    assert split.indices["test/ood"].tolist() == [0, 8, 16, 24]
+    assert split.report["unassigned_rows"] == [6, 14, 22, 30]  # the methyl radicals
+    assert "NOT JUDGED: 4 structure(s)" in printed
+    assert sum(split.sizes.values()) == 28
+
+
+def test_size_and_nested_validation(molecules: Path, tmp_path: Path) -> None:
+    out = tmp_path / "split.json"
+    options = ("--ood", 4, "--nested-validation", "--val-size", 4, "--id-fraction", 0.2)
+    printed = run_split(molecules, "--method", "size", *options, "--out", out)
+    n_atoms = Store.open(molecules).n_atoms_per_system
+    split = Split.from_json(out)
+    largest = {name: n_atoms[rows].max() for name, rows in split.indices.items()}
+    assert largest["train"] <= n_atoms[split.indices["val"]].min()
+    assert largest["val"] <= n_atoms[split.indices["test/ood"]].min()
+    assert "NESTED VALIDATION: val is OOD by the rule of the test; ood 4" in printed
+
+
+def test_fingerprints_of_a_model_come_from_a_file(crystals: Path, tmp_path: Path) -> None:
+    prints = np.eye(4)[np.arange(40) % 4] + np.arange(40)[:, None] * [0, 0, 0, 1e-4]
+    np.save(tmp_path / "prints.npy", prints)
+    given = ("--descriptors", tmp_path / "prints.npy", "--out", tmp_path / "split.json")
+    run_split(crystals, "--method", "cluster", "--n-clusters", 4, "--hold-out", 2, *given)
+    ood = Split.from_json(tmp_path / "split.json").indices["test/ood"]
+    assert len({row % 4 for row in ood}) == 1
+    # With a method that needs none, they are for the near-duplicates.
+    printed = run_split(crystals, "--method", "random", *given)
+    assert "NEAR-DUPLICATES within 0.01 by" in printed
+    assert "NEAR-DUPLICATES" not in run_split(crystals, "--method", "random", "--dry-run")
+    assert "NEAR-DUPLICATES" not in run_split(crystals, "--method", "random", "--near", 0, *given)
+    np.savez(tmp_path / "two.npz", a=prints, b=prints)
+    for name, message in (
+        ("two.npz", "have 2 arrays; expected one array of shape .40, n_features"),
+        ("prints.csv", "neither a known name nor an npy or npz file"),
+    ):
+        with pytest.raises(TetherError, match=message):
+            run_split(crystals, "--method", "random", "--descriptors", tmp_path / name)
+
+
+def test_a_table_has_only_the_columns_that_are_needed(crystals: Path) -> None:
+    table = split_table(Store.open(crystals), Rule("random"))
+    assert (table.labels, table.descriptors, table.n_atoms) == (None, None, None)
+    assert split_table(Store.open(crystals), Rule("sparse-y")).descriptors is None
+    sparse = split_table(Store.open(crystals), Rule("sparse-x"))
+    assert sparse.descriptor_name == "composition"
+    both = split_table(Store.open(crystals), Rule("random"), descriptors="both")
+    assert np.shape(both.descriptors) == (40, 108 + 105)

@@ -258,7 +258,7 @@
     const [was, is] = [nearest(xb, yb, i), nearest(xa, ya, i)];
     const same = (found) => found.filter((j) => v.class[j] === v.class[i]).length;
     const facts = [["Molecule", formula(symbols)], ["Set", subsetName(row)]];
-    if (v.group) facts.unshift(["Functional group", v.group[i]]);
+    if (v.group) facts.push(["Functional group", v.group[i]]);
     for (const { name, unit } of data.targets) {
       const [t, p] = [structures.true[name][row], run().pred[name]?.[row] ?? NaN];
       if (Number.isFinite(t) || Number.isFinite(p)) {

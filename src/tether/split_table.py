@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from tether.data.store import Store
     from tether.splits.rule import Rule
+    from tether.structures import AtomBatch
 
 __all__ = ["DESCRIPTORS", "split_table"]
 
@@ -111,11 +112,12 @@ def _ptr(store: Store) -> NDArray[np.int64]:
 
 
 def _hashes(store: Store) -> NDArray[np.int64]:
-    parts = [np.zeros(0, dtype=np.int64)]
-    for batch in pieces(store, _CHUNK):
-        arrays = (batch.numbers.numpy(), batch.positions.numpy(), batch.ptr.numpy())
-        parts.append(structure_hashes(*arrays, cell=batch.cell.numpy()))
-    return np.concatenate(parts)
+    parts = (structure_hashes(*_arrays(b), cell=b.cell.numpy()) for b in pieces(store, _CHUNK))
+    return np.concatenate([np.zeros(0, dtype=np.int64), *parts])
+
+
+def _arrays(batch: AtomBatch) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    return batch.numbers.numpy(), batch.positions.numpy(), batch.ptr.numpy()
 
 
 def _labels(store: Store, rule: Rule) -> Labels | None:
@@ -123,29 +125,11 @@ def _labels(store: Store, rule: Rule) -> Labels | None:
         case "element" | "group" | "period" | "chemical-system":
             return element_labels(store.numbers_flat, _ptr(store), rule.method)
         case "space-group":
-            names = [
-                name
-                for batch in pieces(store, _CHUNK)
-                for name in space_groups(
-                    batch.numbers.numpy(),
-                    batch.positions.numpy(),
-                    batch.ptr.numpy(),
-                    batch.cell.numpy(),
-                )
-            ]
-            return label_each("space group", names)
+            parts = (space_groups(*_arrays(b), b.cell.numpy()) for b in pieces(store, _CHUNK))
+            return label_each("space group", [name for part in parts for name in part])
         case "scaffold":
-            names = [
-                name
-                for batch in pieces(store, _CHUNK)
-                for name in scaffolds(
-                    batch.numbers.numpy(),
-                    batch.positions.numpy(),
-                    batch.ptr.numpy(),
-                    batch.charge.numpy(),
-                )
-            ]
-            return label_each("scaffold", names)
+            parts = (scaffolds(*_arrays(b), b.charge.numpy()) for b in pieces(store, _CHUNK))
+            return label_each("scaffold", [name for part in parts for name in part])
     return None  # folds are read from their file
 
 

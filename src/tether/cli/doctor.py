@@ -22,6 +22,10 @@ _OPTIONAL = {
     "torchjd": ("balance surgery", "surgery"),
     "openTSNE": ("t-SNE pictures of features", "collapse"),
     "ot": ("exact Wasserstein distances", "collapse"),
+    "rdkit": ("bonds, functional groups, scaffolds", "collapse"),
+    "pymatgen": ("descriptors of composition", "splits"),
+    "featomic": ("descriptors of structure", "splits"),
+    "spglib": ("space groups", "splits"),
 }
 
 

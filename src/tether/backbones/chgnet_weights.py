@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tether.backbones.chgnet import Chgnet, ChgnetConfig
+from tether.backbones.chgnet import ELEMENTS, Chgnet, ChgnetConfig
 from tether.backbones.weights import converted_weights, copy_weights, find_package
 from tether.errors import TetherError
 
@@ -41,12 +41,15 @@ class Checkpoint:
         Of the training labels.
     config : ChgnetConfig
         Size of the network.
+    elements : tuple of int
+        Of the training structures.
     """
 
     path: str
     sha256: str
     level_of_theory: str
     config: ChgnetConfig = field(default_factory=ChgnetConfig)
+    elements: tuple[int, ...] = ELEMENTS
 
 
 #: By the package's names of its versions; the first is the default.
@@ -74,6 +77,8 @@ CHECKPOINTS = {
         "pretrained/r2scan/chgnet_r2scan_transfer_learning_e15f36s161m23.pth.tar",
         "8eba3db0f35a2788bb3ae22885ad340591e27996f213c6643af522a633b50dad",
         "r2SCAN (MP-r2SCAN)",
+        # Its table of element energies has none for ytterbium: no structure held any.
+        elements=tuple(z for z in ELEMENTS if z != 70),
     ),
 }
 
@@ -166,6 +171,7 @@ def load_chgnet(name: str = "0.3.0", *, cache: Path | None = None) -> Chgnet:
         checkpoint=f"{name} ({PACKAGE.replace('==', ' ')})",
         sha256=checkpoint.sha256,
         licence=LICENCE,
+        elements=checkpoint.elements,
         level_of_theory=checkpoint.level_of_theory,
     )
     copy_weights(backbone.state_dict(), path, package=PACKAGE)
@@ -174,7 +180,10 @@ def load_chgnet(name: str = "0.3.0", *, cache: Path | None = None) -> Chgnet:
 
 def _convert(content: io.BytesIO) -> dict[str, Tensor]:
     loaded = torch.load(content, map_location="cpu", weights_only=True)
-    theirs: dict[str, Tensor] = loaded["model"]["state_dict"]
+    return _from_package(loaded["model"]["state_dict"])
+
+
+def _from_package(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
     ours = {
         "atom_embedding.weight": theirs["atom_embedding.embedding.weight"],
         "pair_frequencies": theirs["bond_basis_expansion.rbf_expansion_ag.frequencies"],

@@ -295,6 +295,7 @@ def _tasks(
             scale=scale,
             force_weight=settings.force_weight,
             energy_weight=settings.energy_weight,
+            stress_weight=settings.stress_weight,
         )
     )
     return tasks, check

@@ -105,7 +105,7 @@ def forcefield(molecules: list[Atoms], seed: int = 0) -> tuple[AdaptedModel, Gra
     for atoms in frames:
         atoms.positions += 0.05 * rng.normal(size=atoms.positions.shape)
     backbone = TinyBackbone(n_features=16)
-    energy, forces = pseudo_label(backbone, from_ase(frames))
+    energy, forces, _ = pseudo_label(backbone, from_ase(frames))
     labels, atom_labels = {"energy": energy.numpy()}, {"forces": forces.numpy()}
     graph = backbone.prepare(from_ase(frames, labels=labels, atom_labels=atom_labels))
     return AdaptedModel(backbone, []), graph

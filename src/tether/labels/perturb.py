@@ -1,4 +1,4 @@
-"""Off-equilibrium geometries from a user's own structures: noise, model modes, short dynamics.
+"""Off-equilibrium geometries from a user's own structures: noise, strain, model modes, dynamics.
 
 Each geometry has its own random stream, keyed by (seed, kind, id of the structure, number of the
 geometry, attempt). It therefore depends on nothing else: not on the rest of the batch, its order,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
     from numpy.typing import NDArray
 
-__all__ = ["MIN_RATIO", "Samples", "displace", "normal_mode_like", "short_md", "unchanged"]
+__all__ = ["MIN_RATIO", "Samples", "displace", "normal_mode_like", "short_md", "strained", "unchanged"]
 
 MIN_RATIO = 0.4  # closer than this times the sum of covalent radii: redrawn
 ATTEMPTS = 10
@@ -92,27 +92,39 @@ def _draw(
     n_per_structure: int,
     seed: int,
     noise: Callable[[np.random.Generator, int, int], NDArray[np.float64]],
+    *,
+    strain: float = 0.0,
 ) -> Samples:
-    """Displace every structure n times; `noise(generator, system, k)` is (n_atoms, 3) in Å."""
+    """Displace every structure n times; `noise(generator, system, k)` is (n_atoms, 3) in Å.
+
+    With `strain`, cell and positions are first deformed by a random symmetric strain of that width.
+    """
     system = np.repeat(np.arange(batch.n_systems), n_per_structure)
     number = np.tile(np.arange(n_per_structure), batch.n_systems)
     names = tuple(
         f"{batch.ids[s]}/{kind}-{k}" for s, k in zip(system.tolist(), number.tolist(), strict=True)
     )
     target = replace(batch.select(torch.from_numpy(system)), ids=names)
-    positions = target.positions.clone()
+    positions, cell = target.positions.clone(), target.cell.clone()
     pending = torch.arange(len(system))
     ratio = torch.empty(0, dtype=torch.float64)
     for attempt in range(ATTEMPTS):
         flat, _ = ragged_indices(target.ptr, pending)
-        moves = []
+        moves, deformations = [], []
         # As a numpy index: a torch tensor of one element would make the result a scalar.
         left = pending.numpy()
         for s, k in zip(system[left].tolist(), number[left].tolist(), strict=True):
-            moves.append(noise(_generator(seed, kind, batch.ids[s], k, attempt), s, k))
+            generator = _generator(seed, kind, batch.ids[s], k, attempt)
+            moves.append(noise(generator, s, k))
+            half = generator.standard_normal((3, 3)) if strain else np.zeros((3, 3))
+            deformations.append(np.eye(3) + 0.5 * strain * (half + half.T))
         if moves:
-            positions[flat] = target.positions[flat] + torch.from_numpy(np.concatenate(moves))
-        ratio = closest_ratio(replace(target, positions=positions).select(pending))
+            deformation = torch.from_numpy(np.stack(deformations))
+            cell[pending] = target.cell[pending] @ deformation
+            per_atom = deformation.repeat_interleave(target.counts[pending], dim=0)
+            positions[flat] = torch.einsum("ni,nij->nj", target.positions[flat], per_atom)
+            positions[flat] += torch.from_numpy(np.concatenate(moves))
+        ratio = closest_ratio(replace(target, positions=positions, cell=cell).select(pending))
         pending, ratio = pending[ratio < MIN_RATIO], ratio[ratio < MIN_RATIO]
         if not len(pending):
             break
@@ -122,7 +134,7 @@ def _draw(
         _too_close(names[p], r, ATTEMPTS)
         for p, r in zip(pending.tolist(), ratio.tolist(), strict=True)
     )
-    moved = replace(target, positions=positions)
+    moved = replace(target, positions=positions, cell=cell)
     return Samples(moved.select(kept.nonzero().flatten()), rejected)
 
 
@@ -179,19 +191,74 @@ def displace(
     TetherError
         For a width that is not positive, or no width.
     """
+    bare = _check(batch, n_per_structure)
+    return _draw(bare, "displace", n_per_structure, seed, _gaussian(bare, widths))
+
+
+def strained(
+    batch: AtomBatch,
+    *,
+    strain: float = 0.02,
+    widths: Sequence[float] = (0.02, 0.05, 0.1),
+    n_per_structure: int,
+    seed: int,
+) -> Samples:
+    """Deform each cell by a random symmetric strain, and add noise to the positions.
+
+    Parameters
+    ----------
+    batch : AtomBatch
+        Crystals; labels are dropped.
+    strain : float
+        Standard deviation of the normal components of the strain; shears have 1/√2 of it.
+    widths : sequence of float
+        Å, as in `displace`.
+    n_per_structure : int
+        Geometries of each structure.
+    seed : int
+        Of the random streams.
+
+    Returns
+    -------
+    Samples
+        Double precision; kind "strain".
+
+    Raises
+    ------
+    TetherError
+        For a strain outside 0 … 0.3, a width that is not positive, or a structure without a cell.
+    """
+    if not 0 < strain <= 0.3:
+        raise TetherError(
+            f"`strain` is {strain}", expected="a number above 0, at most 0.3", fix="set strain=0.02"
+        )
+    bare = _check(batch, n_per_structure)
+    molecules = torch.nonzero(~bare.pbc.any(dim=1)).flatten().tolist()
+    if molecules:
+        raise TetherError(
+            f"{len(molecules)} structures have no cell, the first is `{bare.ids[molecules[0]]}`",
+            expected="crystals, which can be strained",
+            fix="leave the molecules out, or set --sampling displace",
+        )
+    noise = _gaussian(bare, widths)
+    return _draw(bare, "strain", n_per_structure, seed, noise, strain=strain)
+
+
+def _gaussian(
+    batch: AtomBatch, widths: Sequence[float]
+) -> Callable[[np.random.Generator, int, int], NDArray[np.float64]]:
     if not len(widths) or min(widths) <= 0:
         raise TetherError(
             f"`widths` is {tuple(widths)}",
             expected="positive standard deviations in Å",
             fix="set widths=(0.02, 0.05, 0.1)",
         )
-    bare = _check(batch, n_per_structure)
-    counts = bare.counts.tolist()
+    counts = batch.counts.tolist()
 
     def noise(generator: np.random.Generator, system: int, k: int) -> NDArray[np.float64]:
         return widths[k % len(widths)] * generator.standard_normal((counts[system], 3))
 
-    return _draw(bare, "displace", n_per_structure, seed, noise)
+    return noise
 
 
 def normal_mode_like(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Run", "environment"]
 
 _PACKAGES = (
-    "tether", "torch", "numpy", "scikit-learn", "ase", "vesin", "so3krates-torch", "tblite",
+    "tether", "torch", "numpy", "scikit-learn", "ase", "vesin", "so3krates-torch", "chgnet", "tblite",
     "qm9pack", "openTSNE", "POT",
 )  # fmt: skip
 

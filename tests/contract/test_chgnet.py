@@ -96,7 +96,9 @@ def package(model: Any, frames: list[Atoms], *, converter: Any = None) -> dict[s
     """The package's own prediction, structure by structure, in our units."""
     from pymatgen.io.ase import AseAtomsAdaptor
 
-    graphs = [(converter or model.graph_converter)(AseAtomsAdaptor.get_structure(a)) for a in frames]
+    graphs = [
+        (converter or model.graph_converter)(AseAtomsAdaptor.get_structure(a)) for a in frames
+    ]
     found = model.predict_graph(graphs, task="efs", batch_size=1)
     found = found if isinstance(found, list) else [found]
     return {

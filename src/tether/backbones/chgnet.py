@@ -27,7 +27,6 @@ from tether.backbones.protocol import BackboneSpec
 from tether.features import Features
 from tether.graph import Edges, Graph, edge_angles, neighbour_edges
 from tether.heads.derivative import forces_stress
-from tether.structures import ragged_indices
 
 if TYPE_CHECKING:
     from tether.structures import AtomBatch
@@ -185,7 +184,7 @@ class Chgnet(nn.Module):
         bond_weights = self.bond_weights(self._radial(of_bonds, self.bond_frequencies, BOND_CUTOFF))
         directions = vectors.index_select(0, at.bond_pairs) / of_bonds[:, None]
         angles = self.angle_embedding(self._angular(directions, graph))[None]
-        bias = self._bond_bias(graph)
+        with_bias = self._bond_bias(graph)
         atoms: Tensor = self.atom_embedding(graph.batch.numbers - 1)
         layers: list[Tensor] = []
         for k, bond_layer in enumerate(self.bond_layers):
@@ -194,8 +193,8 @@ class Chgnet(nn.Module):
             bonds = pairs.index_select(0, at.bond_pairs)
             change = bond_layer(atoms, bonds, angles, bond_weights, at)
             pairs = pairs.index_add(0, at.bond_pairs, change)
-            if bias is not None:
-                pairs = pairs + bias * bond_layer.out.bias
+            if with_bias is not None:
+                pairs = pairs + with_bias * bond_layer.get_parameter("out.bias")
             if k < len(self.angle_layers):
                 bonds = pairs.index_select(0, at.bond_pairs)
                 angles = self.angle_layers[k](atoms, bonds, angles, at)
@@ -217,7 +216,8 @@ class Chgnet(nn.Module):
         )
         # A structure may be strained after its lists were built.
         factor = torch.where(scaled < 1, envelope, 0.0) / distances[:, None]
-        return (2 / cutoff) ** 0.5 * factor * torch.sin(frequencies * scaled)
+        basis: Tensor = (2 / cutoff) ** 0.5 * factor * torch.sin(frequencies * scaled)
+        return basis
 
     def _angular(self, directions: Tensor, graph: Graph) -> Tensor:
         """Fourier series of the angles between bonds, shape (n_angles, n_angular)."""
@@ -229,7 +229,8 @@ class Chgnet(nn.Module):
         cosine = (first * second).sum(1) * sign.to(directions.dtype)
         phase = torch.outer(torch.acos(cosine * _COSINE_FACTOR), self.angle_frequencies)
         constant = phase.new_full((len(phase), 1), 0.5**0.5)
-        return torch.cat([constant, phase.sin(), phase.cos()], dim=1) / math.pi**0.5
+        series: Tensor = torch.cat([constant, phase.sin(), phase.cos()], dim=1) / math.pi**0.5
+        return series
 
     def _bond_bias(self, graph: Graph) -> Tensor | None:
         """1 for the pairs of structures with an angle, shape (n_pairs, 1), where layers have bias.

@@ -216,4 +216,5 @@ def _angle_total(
         ]
     )
     shared = (atoms @ centre).index_select(0, at.centre)
-    return total + (angles @ angle + shared)
+    summed: Tensor = total + (angles @ angle + shared)
+    return summed

@@ -46,7 +46,7 @@ def find_package(module: str, *, distribution: str, extra: str) -> Path:
     found = importlib.util.find_spec(module)
     if found is None or not found.submodule_search_locations:
         raise TetherError(
-            f"backbone `{extra}` needs the package {distribution.split()[0]}, "
+            f"backbone `{extra}` needs the package {distribution.split(maxsplit=1)[0]}, "
             "which is not installed",
             expected=distribution,
             fix=f"pip install 'tether[{extra}]'",

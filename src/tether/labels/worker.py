@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 import torch
 
 from tether.errors import TetherError
+from tether.labels.dynamics import short_md
 from tether.labels.failure import Failure
-from tether.labels.perturb import Samples, displace, normal_mode_like, short_md, strained, unchanged
+from tether.labels.perturb import displace, normal_mode_like, strained, unchanged
 from tether.labels.pseudo import PseudoLabeller, potential_calculator, pseudo_label
+from tether.labels.samples import Samples
 from tether.labels.shards import write_shard
 from tether.labels.xtb import xtb_calculator, xtb_label
 from tether.structures import AtomBatch, collate

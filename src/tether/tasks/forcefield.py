@@ -87,9 +87,9 @@ def _virial_error(stress: Tensor, batch: AtomBatch) -> Tensor:
     volume = torch.linalg.det(batch.cell.detach()).abs() / batch.counts
     # NaN is replaced before the difference: masked afterwards, its gradient would still be NaN.
     error = stress - torch.where(known[:, None, None], wanted, stress.detach())
-    # The root has no derivative at zero, where a model starts on its own pseudo-labels.
-    norm = (error.square().sum((1, 2)) + 1e-20).sqrt()
-    return (norm * volume * known).sum() / known.sum().clamp(min=1)
+    norm = error.flatten(1).norm(dim=1)
+    mean: Tensor = (norm * volume * known).sum() / known.sum().clamp(min=1)
+    return mean
 
 
 def force_scale(graph: Graph) -> float:

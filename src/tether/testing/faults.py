@@ -46,8 +46,8 @@ __all__ = [
     "half_precision",
     "handedness",
     "incomplete",
-    "inner_list",
     "inner_jump",
+    "inner_list",
     "jumping_energy",
     "jumping_features",
     "keeps_graph",
@@ -144,7 +144,8 @@ def place_in_cell(graph: Graph) -> Tensor:
     inverse = torch.linalg.inv(cell)[:, :, 2].index_select(0, system)
     fraction = (batch.positions * inverse).sum(1)
     mean = fraction.new_zeros(batch.n_systems).index_add(0, system, fraction) / batch.counts
-    return 1e-3 * (fraction - mean.index_select(0, system)).square() * crystal[system]
+    place: Tensor = (fraction - mean.index_select(0, system)).square() * crystal[system]
+    return 1e-3 * place
 
 
 def cell_angle(graph: Graph) -> Tensor:
@@ -153,7 +154,8 @@ def cell_angle(graph: Graph) -> Tensor:
     crystal = batch.pbc.all(dim=1)
     a, b, _ = torch.where(crystal[:, None, None], batch.cell, torch.eye(3).to(batch.cell)).unbind(1)
     cosine = (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
-    return 1e-3 * (cosine * crystal).index_select(0, batch.system_idx)
+    of_crystals: Tensor = (cosine * crystal).index_select(0, batch.system_idx)
+    return 1e-3 * of_crystals
 
 
 def nan_without_neighbours(graph: Graph) -> Tensor:

@@ -137,8 +137,8 @@ class TinyBackbone(nn.Module):
         Raises
         ------
         TetherError
-            For an unknown element, a cell or a molecule where none is accepted, positions that are not finite,
-            or two atoms closer than `tether.backbones.checks.OVERLAP_DISTANCE`.
+            For an unknown element, a cell or a molecule where none is accepted, positions that are
+            not finite, or two atoms closer than `tether.backbones.checks.OVERLAP_DISTANCE`.
         """
         check_structures(batch, self.spec)
         edges = neighbour_edges(batch, self.spec.cutoff, full=False)

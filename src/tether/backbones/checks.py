@@ -42,7 +42,8 @@ def check_structures(batch: AtomBatch, spec: BackboneSpec) -> None:
     TetherError
         For a structure without atoms, positions or cells that are not finite, elements that the
         backbone does not know, a cell that it does not accept, a molecule where it knows crystals
-        only, and a periodic structure whose cell has no volume. The structures are named by their ids.
+        only, and a periodic structure whose cell has no volume. The structures are named by their
+        ids.
     """
     system_idx = batch.system_idx
     empty = batch.counts == 0

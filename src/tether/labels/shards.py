@@ -57,7 +57,8 @@ def write_shard(path: Path, batch: AtomBatch, failures: Sequence[Failure]) -> No
     path : Path
         Where.
     batch : AtomBatch
-        With ``labels["energy"]``, perhaps ``"stress"``, and ``atom_labels["forces"]``; may be empty.
+        With ``labels["energy"]``, where there is one ``labels["stress"]``, and
+        ``atom_labels["forces"]``; may be empty.
     failures : sequence of Failure
         Of the same chunk.
     """

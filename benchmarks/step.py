@@ -11,34 +11,29 @@ taken: the machine is noisy, ratios within a round are not.
 from __future__ import annotations
 
 import argparse
-import json
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from ase.build import molecule
-from rich.console import Console
-from rich.table import Table
+from timing import medians, report, tether_step, with_labels
 
 from tether.backbones.load import load_backbone
 from tether.backbones.so3krates import LONG_RANGE_CUTOFF, LONG_RANGE_DAMPING, package_folder
-from tether.balance.weighted_sum import WeightedSum
 from tether.data.loader import GraphStream
-from tether.graph import Graph, neighbour_edges
+from tether.graph import neighbour_edges
 from tether.heads.readout import PropertyHead
 from tether.labels.perturb import displace
 from tether.labels.pseudo import pseudo_label
 from tether.model import AdaptedModel
-from tether.movement.full import Full
+from tether.serialization import write_json
 from tether.structures import AtomBatch, collate, from_ase
 from tether.targets import Target
 from tether.tasks.forcefield import ForceFieldTask, force_scale
 from tether.tasks.property import PropertyTask
 from tether.training.allocator import keep_memory
-from tether.training.engine import Trainer
 from tether.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -63,20 +58,6 @@ def structures(n: int) -> AtomBatch:
             for i in chosen
         ]
     )
-
-
-def medians(variants: dict[str, Callable[[], None]], rounds: int) -> dict[str, np.ndarray]:
-    """Seconds of each variant, round by round; the order within a round changes."""
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for step in variants.values():
-        step()
-    order = np.random.default_rng(0)
-    for _ in range(rounds):
-        for name in order.permutation(list(variants)):
-            began = time.perf_counter()
-            variants[name]()
-            seconds[name].append(time.perf_counter() - began)
-    return {name: np.array(values) for name, values in seconds.items()}
 
 
 def package_step(
@@ -130,13 +111,6 @@ def package_step(
     return step
 
 
-def with_labels(
-    graph: Graph, labels: dict[str, torch.Tensor], atom_labels: dict[str, torch.Tensor]
-) -> Graph:
-    """The graph with these labels."""
-    return replace(graph, batch=replace(graph.batch, labels=labels, atom_labels=atom_labels))
-
-
 def variants_of(batch: AtomBatch, auxiliary: AtomBatch) -> dict[str, Callable[[], None]]:
     """The steps to time, by name."""
     settings = TrainingSettings(lr=1e-6)
@@ -155,18 +129,9 @@ def variants_of(batch: AtomBatch, auxiliary: AtomBatch) -> dict[str, Callable[[]
     force_task = ForceFieldTask(
         GraphStream(forced, batch_size=forced.n_systems), scale=force_scale(forced)
     )
-    balance = WeightedSum({"forcefield": 0.5})
 
     def ours(*tasks: Any) -> Callable[[], None]:
-        model = model_of()
-        groups = Full().apply(model)
-        trainer = Trainer(model, tasks, groups=groups, balance=balance, settings=settings)
-        trainer.start_average()
-
-        def step() -> None:
-            trainer.step()
-
-        return step
+        return tether_step(model_of(), tasks, settings)
 
     bare = model_of()
 
@@ -216,12 +181,6 @@ def main() -> None:
     graph_ms = 1000 * (time.perf_counter() - began) / many.n_systems
     seconds = medians(variants_of(batch, auxiliary.batch), options.rounds)
     sizes = {"p": options.batch, "f": options.auxiliary, "M": options.batch + options.auxiliary}
-    table = Table(title=f"one step, {options.threads} thread(s), median of {options.rounds} rounds")
-    for heading in ("step", "ms", "structures/s"):
-        table.add_column(heading, justify="left" if heading == "step" else "right")
-    for name, values in seconds.items():
-        middle = float(np.median(values))
-        table.add_row(name, f"{1000 * middle:.1f}", f"{sizes[name[0]] / middle:.1f}")
     ratios = {
         "property: tether / bare": ("property, tether", ("property, bare call",)),
         "force field: tether / bare": ("force field, tether", ("force field, bare call",)),
@@ -235,19 +194,11 @@ def main() -> None:
             ("property, tether", "force field, tether"),
         ),
     }
-    found = {
-        name: float(np.median(seconds[top] / sum(seconds[b] for b in below)))
-        for name, (top, below) in ratios.items()
-    }
-    console = Console()
-    console.print(table)
-    for name, value in found.items():
-        console.print(f"{name}: {value:.3f}")
-    console.print(f"graph of an 18-atom molecule, both neighbour lists: {graph_ms:.3f} ms")
+    n_structures = {name: sizes[name[0]] for name in seconds}
+    content = report(seconds, n_structures, ratios, threads=options.threads)
+    print(f"graph of an 18-atom molecule, both neighbour lists: {graph_ms:.3f} ms")
     if options.json:
-        medians_ms = {name: 1000 * float(np.median(values)) for name, values in seconds.items()}
-        content = {"ms": medians_ms, "ratios": found, "graph_ms": graph_ms}
-        options.json.write_text(json.dumps({**content, "options": str(options)}, indent=1) + "\n")
+        write_json(options.json, {**content, "graph_ms": graph_ms, "options": str(options)})
 
 
 if __name__ == "__main__":

@@ -134,7 +134,7 @@ def _write_forcefield(path: Path, molecules: list[Atoms], seed: int) -> None:
     for atoms in frames:
         atoms.positions += 0.05 * rng.normal(size=atoms.positions.shape)
     batch = from_ase(frames)
-    energy, forces = pseudo_label(TinyBackbone(seed=9), batch)
+    energy, forces, _ = pseudo_label(TinyBackbone(seed=9), batch)
     labelled = from_ase(
         frames, labels={"energy": energy.numpy()}, atom_labels={"forces": forces.numpy()}
     )

@@ -181,7 +181,7 @@ class _Request:
         return {
             "recipe": self.recipe.identity(),
             "seed": self.seed,
-            "settings": asdict(self.effective_settings),
+            "settings": self.effective_settings.identity(),
             "backbone": asdict(self.backbone),
             "head": asdict(self.head),
             "targets": list(self.inputs.targets),

@@ -254,6 +254,7 @@ def _forcefield_task(
         scale=scale,
         force_weight=settings.force_weight,
         energy_weight=settings.energy_weight,
+        stress_weight=settings.stress_weight,
     )
     return task, check
 

@@ -89,21 +89,27 @@ def forcefield_errors(
     Returns
     -------
     dict
-        ``force_mae``, ``force_rmse`` (eV/Å, over components), ``energy_mae_per_atom`` (eV).
+        ``force_mae``, ``force_rmse`` (eV/Å, over components), ``energy_mae_per_atom`` (eV), and
+        ``stress_mae`` (eV/Å³, over components) where a structure has a label of it.
     """
-    force_errors, energy_errors = [], []
+    force_errors, energy_errors, stress_errors = [], [], []
     for start in range(0, graph.n_systems, batch_size):
         piece = graph.select(torch.arange(start, min(start + batch_size, graph.n_systems)))
-        energy, forces, _ = model.energy_forces(piece)
+        energy, forces, stress = model.energy_forces(piece)
         batch = piece.batch
         force_errors.append((forces.double() - batch.atom_labels["forces"]).flatten())
         energy_errors.append((energy.double() - batch.labels["energy"]) / batch.counts)
+        if stress is not None and "stress" in batch.labels:
+            error = stress.double().flatten(1) - batch.labels["stress"]
+            stress_errors.append(error[torch.isfinite(error)])
     force_error, energy_error = torch.cat(force_errors), torch.cat(energy_errors)
-    return {
+    found = {
         "force_mae": float(force_error.abs().mean()),
         "force_rmse": float(force_error.square().mean().sqrt()),
         "energy_mae_per_atom": float((energy_error - energy_error.mean()).abs().mean()),
     }
+    stress_error = torch.cat(stress_errors) if stress_errors else force_error.new_empty(0)
+    return found | ({"stress_mae": float(stress_error.abs().mean())} if len(stress_error) else {})
 
 
 def prediction_rows(

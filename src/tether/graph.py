@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["Edges", "Graph", "neighbour_edges"]
+__all__ = ["Angles", "Edges", "Graph", "edge_angles", "neighbour_edges"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,34 @@ class Edges:
 
 
 @dataclass(frozen=True)
+class Angles:
+    """Pairs of edges that meet at an atom, each pair once: the edges of a line graph.
+
+    An edge stands once but has two ends, and in a crystal an atom may be bonded to its own image,
+    so that "edge e at atom i" does not say which end. Ends are therefore numbered: ``2 e`` is edge
+    ``e`` seen from its atom i, ``2 e + 1`` the same edge seen from its atom j. They count edges,
+    not atoms, which is why `Graph.select` renumbers them apart from `Edges`.
+
+    Attributes
+    ----------
+    first, second : Tensor, shape (n_angles,), int64
+        Ends of two edges at the same atom, ``first < second``, numbered over the batch.
+    ptr : Tensor, shape (n_systems + 1,), int64
+        Offsets of the angles of each structure.
+    """
+
+    first: Tensor
+    second: Tensor
+    ptr: Tensor
+
+    def select(self, systems: Tensor, old_ptr: Tensor, new_ptr: Tensor) -> Angles:
+        """Angles of the given structures, renumbered from old to new edge offsets."""
+        flat, ptr = ragged_indices(self.ptr, systems)
+        move = 2 * torch.repeat_interleave(new_ptr[:-1] - old_ptr[systems], ptr[1:] - ptr[:-1])
+        return Angles(self.first[flat] + move, self.second[flat] + move, ptr)
+
+
+@dataclass(frozen=True)
 class Graph:
     """Structures and the neighbour lists of one backbone; built once, then only sliced.
 
@@ -55,6 +83,9 @@ class Graph:
         The structures.
     edges : mapping of str to Edges
         Neighbour lists by name; which ones there are is the backbone's affair.
+    angles : mapping of str to Angles
+        Angles between the edges of the neighbour list of that name, for backbones with three-body
+        messages.
     leaves : tuple of Tensor or None
         After `differentiable`: the positions (n_atoms, 3) and the strain (n_systems, 3, 3) that
         forces and stress are derivatives with respect to.
@@ -63,6 +94,7 @@ class Graph:
     batch: AtomBatch
     edges: Mapping[str, Edges]
     leaves: tuple[Tensor, Tensor] | None = None
+    angles: Mapping[str, Angles] = field(default_factory=dict)
 
     @property
     def n_systems(self) -> int:
@@ -87,7 +119,11 @@ class Graph:
         edges = {
             name: value.select(idx, self.batch.ptr, batch.ptr) for name, value in self.edges.items()
         }
-        return Graph(batch, edges)
+        angles = {
+            name: value.select(idx, self.edges[name].ptr, edges[name].ptr)
+            for name, value in self.angles.items()
+        }
+        return Graph(batch, edges, angles=angles)
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -99,7 +135,11 @@ class Graph:
             )
             for name, e in self.edges.items()
         }
-        return Graph(self.batch.to(device, dtype), edges)
+        angles = {
+            name: Angles(a.first.to(device), a.second.to(device), a.ptr.to(device))
+            for name, a in self.angles.items()
+        }
+        return Graph(self.batch.to(device, dtype), edges, angles=angles)
 
     def differentiable(self) -> Graph:
         """The same graph, ready for forces and stress by derivative.
@@ -193,3 +233,35 @@ def neighbour_edges(batch: AtomBatch, cutoff: float, *, full: bool) -> Edges:
         shift=torch.from_numpy(np.concatenate(parts_s).astype(np.int16)),
         ptr=torch.from_numpy(np.concatenate([[0], np.cumsum(counts)])),
     )
+
+
+def edge_angles(edges: Edges, n_atoms: int) -> Angles:
+    """Every pair of edge ends that meet at an atom.
+
+    Parameters
+    ----------
+    edges : Edges
+        Neighbour list with each pair of atoms once (``full=False``).
+    n_atoms : int
+        Atoms of the batch.
+
+    Returns
+    -------
+    Angles
+        ``n (n - 1) / 2`` for an atom with n edge ends; an edge from an atom to its own image has
+        both ends there, and so an angle of 180° with itself.
+    """
+    atoms = torch.stack([edges.idx_i, edges.idx_j], dim=1).flatten()  # of ends 0, 1, 2, …
+    counts = torch.bincount(atoms, minlength=n_atoms)
+    start = torch.cumsum(counts, 0) - counts
+    by_atom = torch.argsort(atoms, stable=True)
+    rank = torch.empty_like(atoms)
+    rank[by_atom] = torch.arange(len(atoms)) - start[atoms[by_atom]]
+    # The partners of an end are those behind it at its atom: each pair once, sorted by `first`.
+    n_partners = counts[atoms] - rank - 1
+    first = torch.repeat_interleave(n_partners)
+    ptr = torch.zeros(len(atoms) + 1, dtype=torch.int64)
+    torch.cumsum(n_partners, 0, out=ptr[1:])
+    offset = torch.arange(len(first)) - ptr[first]
+    second = by_atom[start[atoms[first]] + rank[first] + 1 + offset]
+    return Angles(first, second, ptr[2 * edges.ptr])

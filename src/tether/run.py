@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["Run", "environment"]
 
 _PACKAGES = (
-    "tether", "torch", "numpy", "scikit-learn", "ase", "vesin", "so3krates-torch", "tblite",
-    "qm9pack", "openTSNE", "POT", "torchjd",
+    "tether", "torch", "numpy", "scikit-learn", "ase", "vesin", "so3krates-torch", "chgnet",
+    "tblite", "qm9pack", "openTSNE", "POT", "torchjd",
 )  # fmt: skip
 
 

@@ -181,7 +181,7 @@ def test_list_says_what_there_is(
     call: Call, strict_json: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = strict_json(call("list", "--json"))
-    assert {row["name"] for row in found["backbones"]} == {"so3lr", "so3krates", "tiny"}
+    assert {row["name"] for row in found["backbones"]} == {"so3lr", "so3krates", "chgnet", "tiny"}
     assert "mft" in {row["name"] for row in found["recipes"]}
     monkeypatch.setenv("COLUMNS", "200")
     assert "pip install 'tether[so3lr]'" in call("list")  # brackets are text, not markup
@@ -205,7 +205,7 @@ def test_doctor(call: Call, strict_json: Any, monkeypatch: pytest.MonkeyPatch) -
     assert {row["state"] for row in found} <= {"ok", "missing"}
     assert "tether" in call("doctor")
     broken = ("broken", "SO3LR weights", "[so3lr] gone")
-    monkeypatch.setattr(tether.cli.doctor, "_weights", lambda: broken)
+    monkeypatch.setattr(tether.cli.doctor, "_weights", lambda *_: broken)
     monkeypatch.setenv("COLUMNS", "200")
     with pytest.raises(SystemExit) as stop:
         main(["doctor"])

@@ -11,7 +11,7 @@ from ase.build import molecule
 from tether.features import Features
 from tether.testing.broken import BROKEN, BrokenBackbone, Fault
 from tether.testing.contract import CHECK_NAMES, validate_backbone
-from tether.testing.structures import rattled, sodium_chloride, water
+from tether.testing.structures import rattled, skewed_silicon, sodium_chloride, water
 
 if TYPE_CHECKING:
     from tether.graph import Graph
@@ -22,6 +22,8 @@ def structures_for(backbone: BrokenBackbone) -> list:
     """Two molecules, and a crystal where the backbone accepts it; few atoms, for speed."""
     # Distorted hydrogen peroxide has no mirror plane: handedness shows.
     molecules = [water(), rattled(molecule("H2O2"))]
+    if not backbone.spec.molecules:
+        return [sodium_chloride(), skewed_silicon()]
     return [*molecules, sodium_chloride()] if backbone.spec.periodic else molecules
 
 

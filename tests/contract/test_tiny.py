@@ -23,13 +23,20 @@ from tether.testing.structures import dimer, isolated_atom, silicon, small_struc
 def test_passes_the_contract_with_nothing_declared_unused() -> None:
     report = validate_backbone(TinyBackbone())
     assert report.failed == ()
-    assert report.skipped == ("cell refused",)
+    assert report.skipped == ("cell refused", "molecule refused")
 
 
 def test_passes_as_a_molecules_only_backbone() -> None:
     report = validate_backbone(TinyBackbone(periodic=False, elements=(1, 6, 8), n_layers=3))
     assert report.failed == ()
-    assert report.skipped == ("lattice translation", "stress")
+    crystals_only = ("lattice translation", "choice of cell", "supercell", "stress")
+    assert report.skipped == ("molecule refused", *crystals_only)
+
+
+def test_passes_as_a_crystals_only_backbone() -> None:
+    report = validate_backbone(TinyBackbone(molecules=False))
+    assert report.failed == ()
+    assert report.skipped == ("cell refused",)
 
 
 def test_implements_both_protocols_and_is_small() -> None:

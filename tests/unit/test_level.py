@@ -22,7 +22,7 @@ from tether.testing.tiny import TinyBackbone
 
 def own_labels(frames: list[Atoms]) -> tuple[AdaptedModel, Graph]:
     backbone = TinyBackbone(n_features=16)
-    energy, forces = pseudo_label(backbone, from_ase(frames))
+    energy, forces, _ = pseudo_label(backbone, from_ase(frames))
     labels, atom_labels = {"energy": energy.numpy()}, {"forces": forces.numpy()}
     graph = backbone.prepare(from_ase(frames, labels=labels, atom_labels=atom_labels))
     return AdaptedModel(backbone, []), graph

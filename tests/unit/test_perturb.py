@@ -14,16 +14,11 @@ from hypothesis import strategies as st
 from tether.errors import TetherError
 from tether.graph import neighbour_edges
 from tether.labels.calculator import FunctionCalculator
+from tether.labels.dynamics import short_md
 from tether.labels.modes import PairList, mode_displacements, model_hessian, wavenumbers
-from tether.labels.perturb import (
-    MIN_RATIO,
-    Samples,
-    displace,
-    normal_mode_like,
-    short_md,
-    unchanged,
-)
+from tether.labels.perturb import displace, normal_mode_like, strained, unchanged
 from tether.labels.proximity import closest_ratio
+from tether.labels.samples import MIN_RATIO, Samples
 from tether.structures import AtomBatch, collate, from_ase
 
 if TYPE_CHECKING:
@@ -282,3 +277,55 @@ def test_a_single_geometry_is_displaced() -> None:
     """A torch index of one element would make numpy return a scalar, and the loop fail."""
     samples = displace(from_ase(molecule("H2O")), widths=(0.05,), n_per_structure=1, seed=3)
     assert samples.batch.n_systems == 1
+
+
+def strains_of(batch: AtomBatch, samples: Samples) -> np.ndarray:
+    """Strain of each geometry, from the cells alone."""
+    n = samples.batch.n_systems // batch.n_systems
+    before = batch.cell.numpy().repeat(n, axis=0)
+    return np.linalg.solve(before, samples.batch.cell.numpy()) - np.eye(3)
+
+
+def test_strained_cells_are_deformed_symmetrically_and_as_widely_as_asked() -> None:
+    batch = from_ase([bulk("Si"), bulk("NaCl", "rocksalt", a=5.64)], ids=["Si", "NaCl"])
+    samples = strained(batch, strain=0.03, widths=(0.01,), n_per_structure=200, seed=3)
+    assert samples.batch.n_systems == 400
+    assert samples.batch.ids[0] == "Si/strain-0"
+    found = strains_of(batch, samples)
+    np.testing.assert_allclose(found, found.transpose(0, 2, 1), atol=1e-12)
+    diagonal, off = np.diagonal(found, axis1=1, axis2=2), found[:, [0, 0, 1], [1, 2, 2]]
+    assert diagonal.std() == pytest.approx(0.03, rel=0.1)
+    assert off.std() == pytest.approx(0.03 / 2**0.5, rel=0.1)
+    # Positions follow the cell; what is left is the noise, of its own width.
+    fractions = np.linalg.solve(
+        samples.batch.cell.numpy()[samples.batch.system_idx].transpose(0, 2, 1),
+        samples.batch.positions.numpy()[:, :, None],
+    )[..., 0]
+    n = samples.batch.n_systems // batch.n_systems
+    original = batch.select(np.repeat([0, 1], n).tolist())
+    cell, place = original.cell.numpy()[original.system_idx], original.positions.numpy()
+    there = np.linalg.solve(cell.transpose(0, 2, 1), place[:, :, None])[..., 0]
+    noise = np.einsum("ni,nij->nj", fractions - there, cell)
+    assert noise.std() == pytest.approx(0.01, rel=0.1)
+
+
+def test_a_strained_geometry_depends_on_its_own_structure_only() -> None:
+    batch = from_ase([bulk("Si"), bulk("Cu")], ids=["Si", "Cu"])
+    whole = strained(batch, n_per_structure=2, seed=0).batch
+    alone = strained(batch.select([1]), n_per_structure=2, seed=0).batch
+    assert torch.equal(whole.cell[2:], alone.cell)
+    assert not torch.equal(whole.cell[2], whole.cell[3])
+    plain = displace(batch, n_per_structure=2, seed=0).batch  # and this kind leaves the cell alone
+    assert torch.equal(plain.cell, batch.cell.repeat_interleave(2, dim=0))
+
+
+@pytest.mark.parametrize("strain", [0.0, -0.1, 0.5, float("nan")])
+def test_a_strain_out_of_range_is_refused(strain: float) -> None:
+    with pytest.raises(TetherError, match=r"`strain` is .*expected a number above 0, at most 0.3"):
+        strained(from_ase(bulk("Si")), strain=strain, n_per_structure=1, seed=0)
+
+
+def test_a_molecule_cannot_be_strained() -> None:
+    mixed = collate([from_ase(bulk("Si"), ids=["Si"]), molecules("H2O")])
+    with pytest.raises(TetherError, match="1 structures have no cell, the first is `H2O`"):
+        strained(mixed, n_per_structure=1, seed=0)

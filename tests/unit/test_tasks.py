@@ -12,6 +12,7 @@ from ase import Atoms
 
 from tether.data.loader import GraphStream
 from tether.errors import TetherError
+from tether.evaluation import forcefield_errors
 from tether.graph import Graph
 from tether.heads.readout import PropertyHead
 from tether.labels.pseudo import pseudo_label
@@ -20,6 +21,7 @@ from tether.structures import from_ase
 from tether.targets import Target
 from tether.tasks.forcefield import ForceFieldTask, force_scale
 from tether.tasks.property import PropertyTask
+from tether.testing.structures import silicon, sodium_chloride
 from tether.testing.tiny import TinyBackbone
 
 
@@ -105,7 +107,7 @@ def forcefield(molecules: list[Atoms], seed: int = 0) -> tuple[AdaptedModel, Gra
     for atoms in frames:
         atoms.positions += 0.05 * rng.normal(size=atoms.positions.shape)
     backbone = TinyBackbone(n_features=16)
-    energy, forces = pseudo_label(backbone, from_ase(frames))
+    energy, forces, _ = pseudo_label(backbone, from_ase(frames))
     labels, atom_labels = {"energy": energy.numpy()}, {"forces": forces.numpy()}
     graph = backbone.prepare(from_ase(frames, labels=labels, atom_labels=atom_labels))
     return AdaptedModel(backbone, []), graph
@@ -156,3 +158,72 @@ def test_poisoned_force_data_are_refused(molecules: list[Atoms]) -> None:
     energy[3] = float("nan")
     with pytest.raises(TetherError, match="lack 'energy'"):
         force_scale(replace(graph, batch=replace(graph.batch, labels={"energy": energy})))
+
+
+def crystals() -> tuple[AdaptedModel, Graph]:
+    """Two crystals with the model's own labels, stress included."""
+    backbone = TinyBackbone(n_features=16).double()
+    frames = [silicon(), sodium_chloride()]
+    found = pseudo_label(backbone, from_ase(frames))
+    assert found.stress is not None
+    labels = {"energy": found.energy.numpy(), "stress": found.stress.numpy()}
+    atom_labels = {"forces": found.forces.numpy()}
+    graph = backbone.prepare(from_ase(frames, labels=labels, atom_labels=atom_labels))
+    return AdaptedModel(backbone, []), graph
+
+
+def with_stress(graph: Graph, stress: torch.Tensor) -> Graph:
+    labels = {**graph.batch.labels, "stress": stress}
+    return replace(graph, batch=replace(graph.batch, labels=labels))
+
+
+def test_the_stress_term_follows_the_formula_and_its_weight() -> None:
+    model, graph = crystals()
+    stream, scale = GraphStream(graph, batch_size=2), force_scale(graph)
+    task = ForceFieldTask(stream, scale)
+    assert number(task.loss(model, graph)) < 1e-8
+    shift = torch.zeros(2, 9).double()
+    shift[1, [0, 1, 3]] = torch.tensor([0.02, 0.01, 0.01]).double()
+    moved = with_stress(graph, graph.batch.labels["stress"] + shift)
+    volume = float(torch.linalg.det(graph.batch.cell[1]).abs())
+    expected = 0.5 * volume / 2 * float(shift[1].norm()) / scale
+    assert number(task.loss(model, moved)) == pytest.approx(expected, rel=1e-6)
+    assert number(replace(task, stress_weight=3.0).loss(model, moved)) == pytest.approx(
+        3 * expected, rel=1e-6
+    )
+    assert number(replace(task, stress_weight=0.0).loss(model, moved)) < 1e-8
+
+
+def test_structures_without_a_stress_label_are_left_out_of_its_mean() -> None:
+    model, graph = crystals()
+    task = ForceFieldTask(GraphStream(graph, batch_size=2), force_scale(graph))
+    stress = graph.batch.labels["stress"].clone()
+    stress[1] += 0.01
+    both = number(task.loss(model, with_stress(graph, stress)))
+    stress[0] = float("nan")
+    partly = with_stress(graph, stress)
+    loss = task.loss(model, partly)
+    assert number(loss) == pytest.approx(2 * both, rel=1e-6)
+    loss.backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert gradients
+    assert all(bool(torch.isfinite(g).all()) for g in gradients)
+    none = with_stress(graph, torch.full_like(stress, float("nan")))
+    assert number(task.loss(model, none)) < 1e-8
+    assert forcefield_errors(model, partly)["stress_mae"] == pytest.approx(0.01, rel=1e-6)
+    assert "stress_mae" not in forcefield_errors(model, none)
+
+
+def test_a_stress_label_teaches_the_stress() -> None:
+    model, graph = crystals()
+    model = AdaptedModel(TinyBackbone(n_features=16, seed=4).double(), [])
+    task = ForceFieldTask(
+        GraphStream(graph, batch_size=2), 1.0, force_weight=0.0, energy_weight=0.0
+    )
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
+    before = forcefield_errors(model, graph)["stress_mae"]
+    for _ in range(40):
+        optimiser.zero_grad()
+        task.loss(model, graph).backward()
+        optimiser.step()
+    assert forcefield_errors(model, graph)["stress_mae"] < 0.5 * before

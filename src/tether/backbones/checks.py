@@ -41,8 +41,9 @@ def check_structures(batch: AtomBatch, spec: BackboneSpec) -> None:
     ------
     TetherError
         For a structure without atoms, positions or cells that are not finite, elements that the
-        backbone does not know, a cell that it does not accept, and a periodic structure whose cell
-        has no volume. The structures are named by their ids.
+        backbone does not know, a cell that it does not accept, a molecule where it knows crystals
+        only, and a periodic structure whose cell has no volume. The structures are named by their
+        ids.
     """
     system_idx = batch.system_idx
     empty = batch.counts == 0
@@ -120,6 +121,13 @@ def _check_cells(batch: AtomBatch, spec: BackboneSpec) -> None:
             f"backbone `{spec.name}` accepts no cell, but {_named(batch, periodic)} is periodic",
             expected="molecules: pbc=False",
             fix="choose a periodic backbone, or set pbc=False if the cell is only a box",
+        )
+    if not spec.molecules and not bool(periodic.all()):
+        raise TetherError(
+            f"backbone `{spec.name}` knows crystals only, but {_named(batch, ~periodic)} has no "
+            "periodic direction",
+            expected="crystals: a cell, and pbc=True",
+            fix="choose a backbone for molecules (`tether list`), or write the cell and pbc",
         )
     # Partly periodic structures (slabs) may leave the open direction zero, so only cells that are
     # periodic in all three must span a volume; Å³.

@@ -16,6 +16,7 @@ __all__ = ["BACKBONES", "load_backbone"]
 BACKBONES: dict[str, tuple[str, str]] = {
     "so3lr": ("SO3LR, 530k parameters, molecules of H C N O F P S Cl, PBE0+MBD", "so3lr"),
     "so3krates": ("SO3krates of any size with random weights", "so3lr"),
+    "chgnet": ("CHGNet 0.3.0, 400k parameters, crystals of 89 elements, PBE(+U)", "chgnet"),
     "tiny": ("small equivariant network with random weights, for tests", ""),
 }
 
@@ -38,7 +39,8 @@ def load_backbone(
     seed : int
         Of random weights.
     options : dict, optional
-        Size, where the architecture has one (`So3kratesConfig`).
+        Size, where the architecture has one (`So3kratesConfig`); ``checkpoint`` of chgnet: 0.3.0
+        (default), 0.2.0 or r2scan.
 
     Returns
     -------
@@ -69,6 +71,8 @@ def load_backbone(
                 if "degrees" in options:
                     options["degrees"] = tuple(options["degrees"])
                 return So3krates(So3kratesConfig(**options), seed=seed)
+            case "chgnet":
+                return _chgnet(weights, seed, **options)
             case "tiny":
                 from tether.testing.tiny import TinyBackbone
 
@@ -90,3 +94,12 @@ def load_backbone(
         expected=f"one of {', '.join(BACKBONES)}",
         fix="set backbone.name=so3lr, or install the package that brings it",
     )
+
+
+def _chgnet(weights: str, seed: int, *, checkpoint: str = "0.3.0") -> Backbone:
+    from tether.backbones.chgnet import Chgnet
+    from tether.backbones.chgnet_weights import checkpoint_of, load_chgnet
+
+    if weights == "pretrained":
+        return load_chgnet(checkpoint)
+    return Chgnet(checkpoint_of(checkpoint).config, seed=seed)

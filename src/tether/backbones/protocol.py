@@ -41,6 +41,8 @@ class BackboneSpec:
         Of the pretraining labels.
     periodic : bool
         Whether it accepts a cell.
+    molecules : bool
+        Whether it accepts structures that are periodic in no direction.
     """
 
     name: str
@@ -53,6 +55,7 @@ class BackboneSpec:
     n_layers: int
     level_of_theory: str
     periodic: bool
+    molecules: bool = True
 
     def to_dict(self) -> dict[str, Any]:
         """Plain mapping, for JSON."""

@@ -8,10 +8,8 @@ once. That halves the dominant cost. Source: SO3krates, doi 10.1038/s41467-024-5
 
 from __future__ import annotations
 
-import importlib.util
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +19,7 @@ from torch.nn.functional import silu
 from tether.backbones.checks import check_overlaps, check_structures
 from tether.backbones.protocol import BackboneSpec
 from tether.backbones.so3krates_layer import PairGeometry, transform
+from tether.backbones.weights import find_package
 from tether.errors import TetherError
 from tether.features import Features
 from tether.graph import Graph, neighbour_edges
@@ -28,6 +27,7 @@ from tether.heads.derivative import forces_stress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tether.structures import AtomBatch
 
@@ -333,14 +333,7 @@ def package_folder() -> Path:
     TetherError
         When it is not installed.
     """
-    found = importlib.util.find_spec("so3krates_torch")
-    if found is None or not found.submodule_search_locations:
-        raise TetherError(
-            "backbone `so3lr` needs the package so3krates-torch, which is not installed",
-            expected="so3krates-torch 0.2",
-            fix="pip install 'tether[so3lr]'",
-        )
-    return Path(found.submodule_search_locations[0])
+    return find_package("so3krates_torch", distribution="so3krates-torch 0.2", extra="so3lr")
 
 
 def _build_network(config: So3kratesConfig, seed: int) -> Any:

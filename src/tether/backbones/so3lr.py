@@ -5,21 +5,25 @@ The package ships a pickle. It is opened for one pinned sha256 only, once, and k
 
 from __future__ import annotations
 
-import hashlib
-import io
 from dataclasses import replace
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from tether.backbones.so3krates import So3krates, globals_restored, package_folder
-from tether.errors import TetherError
-from tether.serialization import load_tensors, save_tensors
+from tether.backbones.weights import converted_weights, copy_weights
+
+if TYPE_CHECKING:
+    import io
+    from pathlib import Path
+
+    from torch import Tensor
 
 __all__ = ["load_so3lr", "weight_file"]
 
 #: Of ``pretrained/so3lr/so3lr.model`` in so3krates-torch 0.2.1.
 SO3LR_SHA256 = "b5145564911ff983ed076ccb2bca5ce63454b74c9c8291092695463f1e6732be"
+PACKAGE = "so3krates-torch==0.2.1"
 
 
 def weight_file(cache: Path | None = None) -> Path:
@@ -40,24 +44,21 @@ def weight_file(cache: Path | None = None) -> Path:
     TetherError
         When the pickle is not the one whose sha256 is pinned here: it is then not opened.
     """
-    target = (cache or Path.home() / ".cache" / "tether") / f"so3lr-{SO3LR_SHA256[:12]}.safetensors"
-    if target.exists():
-        return target
-    source = package_folder() / "pretrained" / "so3lr" / "so3lr.model"
-    content = source.read_bytes()
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != SO3LR_SHA256:
-        raise TetherError(
-            f"{source} has sha256 {digest[:12]}…",
-            expected=f"{SO3LR_SHA256[:12]}…, the file of so3krates-torch 0.2.1",
-            fix="pip install 'so3krates-torch==0.2.1' (an unknown pickle is never opened)",
-        )
+    return converted_weights(
+        package_folder() / "pretrained" / "so3lr" / "so3lr.model",
+        _parameters,
+        name="so3lr",
+        sha256=SO3LR_SHA256,
+        package=PACKAGE,
+        licence="MIT",
+        cache=cache,
+    )
+
+
+def _parameters(content: io.BytesIO) -> dict[str, Tensor]:
     with globals_restored():
-        original = torch.load(io.BytesIO(content), map_location="cpu", weights_only=False)
-    tensors = {name: value.detach().clone() for name, value in original.named_parameters()}
-    target.parent.mkdir(parents=True, exist_ok=True)
-    save_tensors(target, tensors, metadata={"source_sha256": SO3LR_SHA256, "licence": "MIT"})
-    return target
+        original = torch.load(content, map_location="cpu", weights_only=False)
+    return {name: value.detach().clone() for name, value in original.named_parameters()}
 
 
 def load_so3lr(*, cache: Path | None = None) -> So3krates:
@@ -81,16 +82,6 @@ def load_so3lr(*, cache: Path | None = None) -> So3krates:
         sha256=SO3LR_SHA256,
         level_of_theory="PBE0+MBD",
     )
-    tensors = load_tensors(weight_file(cache))
-    parameters = dict(backbone.network.named_parameters())
-    if parameters.keys() != tensors.keys():
-        unknown = sorted(parameters.keys() ^ tensors.keys())
-        raise TetherError(
-            f"weights and network differ in {len(unknown)} tensors, for example {unknown[0]}",
-            expected="the tensors of so3krates-torch 0.2.1",
-            fix="pip install 'so3krates-torch==0.2.1' and delete ~/.cache/tether",
-        )
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(tensors[name])
+    parameters = {name: p.data for name, p in backbone.network.named_parameters()}
+    copy_weights(parameters, weight_file(cache), package=PACKAGE)
     return backbone

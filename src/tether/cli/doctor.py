@@ -17,6 +17,7 @@ __all__ = ["doctor_command"]
 #: Import name → (what it brings, the extra).
 _OPTIONAL = {
     "so3krates_torch": ("backbone so3lr", "so3lr"),
+    "chgnet": ("backbone chgnet", "chgnet"),
     "qm9pack": ("the QM9 data set", "qm9"),
     "tblite": ("GFN2-xTB labels", "xtb"),
     "torchjd": ("balance surgery", "surgery"),
@@ -29,9 +30,13 @@ _OPTIONAL = {
 }
 
 
+#: Backbone → its name in words, and the import name of the package that brings its weights.
+_WEIGHTS = (("so3lr", "SO3LR", "so3krates_torch"), ("chgnet", "CHGNet", "chgnet"))
+
+
 def doctor_command(*, as_json: JsonOption = False) -> None:
     """Check packages, weights and device; exit code 1 when something is broken."""
-    findings = [*_packages(), _weights(), _device()]
+    findings = [*_packages(), *(_weights(*row) for row in _WEIGHTS), _device()]
     if as_json:
         keys = ("state", "what", "detail")
         typer.echo(json.dumps([dict(zip(keys, row, strict=True)) for row in findings]))
@@ -57,18 +62,19 @@ def _packages() -> list[tuple[str, str, str]]:
     return rows
 
 
-def _weights() -> tuple[str, str, str]:
+def _weights(backbone: str, title: str, module: str) -> tuple[str, str, str]:
     from tether.errors import TetherError
 
-    if importlib.util.find_spec("so3krates_torch") is None:
-        return "missing", "SO3LR weights", "come with the package so3krates-torch"
+    what = f"{title} weights"
+    if importlib.util.find_spec(module) is None:
+        return "missing", what, f"come with the package {module.replace('_', '-')}"
     try:
         from tether.backbones.load import load_backbone
 
-        spec = load_backbone("so3lr").spec
+        spec = load_backbone(backbone).spec
     except (TetherError, ImportError, RuntimeError) as error:
-        return "broken", "SO3LR weights", str(error)
-    return "ok", "SO3LR weights", f"sha256 {spec.sha256[:12]}… loaded"
+        return "broken", what, str(error)
+    return "ok", what, f"sha256 {spec.sha256[:12]}… loaded"
 
 
 def _device() -> tuple[str, str, str]:

@@ -31,10 +31,11 @@ def label_command(
     split: Annotated[Path | None, typer.Option(help="split.json, with --set.")] = None,
     set_: Annotated[str, typer.Option("--set", help="Set of the split, as train.")] = "",
     n_per_structure: Annotated[int, typer.Option(help="Geometries of each kind.")] = 3,
-    widths: Annotated[str, typer.Option(help="Å, of displace.")] = "0.02,0.05,0.1",
+    widths: Annotated[str, typer.Option(help="Å, of displace and strain.")] = "0.02,0.05,0.1",
     sampling: Annotated[
-        list[str] | None, typer.Option(help="displace, modes, md or input; repeat to mix.")
+        list[str] | None, typer.Option(help="displace, strain, modes, md or input; repeat to mix.")
     ] = None,
+    strain: Annotated[float, typer.Option(help="Width of the strain components.")] = 0.02,
     temperature: Annotated[float, typer.Option(help="K, of modes and md.")] = 300.0,
     max_force: Annotated[float, typer.Option(help="eV/Å; larger ones are left out.")] = 30.0,
     limit: Annotated[int | None, typer.Option(help="First structures only.")] = None,
@@ -45,7 +46,7 @@ def label_command(
     json_: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
 ) -> None:
-    """Make geometries near a store's structures and label them with energies and forces.
+    """Make geometries near a store's structures, label them with energies, forces and stress.
 
     An interrupted command goes on when it is given again with the same options.
     """
@@ -57,6 +58,7 @@ def label_command(
         kinds=cast("tuple[Kind, ...]", tuple(sampling or ["displace"])),
         n_per_structure=n_per_structure,
         widths=_numbers(widths),
+        strain=strain,
         temperature=temperature,
     )
     opened = Store.open(store)

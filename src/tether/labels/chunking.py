@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tether.data.chunks import ENERGY, FORCES, Chunk
+from tether.data.chunks import ENERGY, FORCES, STRESS, Chunk
 from tether.labels.shards import Parts, chunk_key, read_shard
 from tether.labels.worker import ChunkTask, Settings
 
@@ -82,12 +82,15 @@ class Merge:
         Of all shards, after `read_failures`.
     n : int
         Labelled geometries, after `read_failures`.
+    targets : list of Target
+        Energy and forces; stress where a shard has it, after `read_failures`.
     """
 
     def __init__(self, paths: Sequence[Path], source: str) -> None:
         self._paths, self._source = paths, source
         self.failures: list[Failure] = []
         self.n = 0
+        self.targets = [ENERGY, FORCES]
         self._squares, self._components = 0.0, 0
 
     @property
@@ -101,6 +104,8 @@ class Merge:
             batch, failures = read_shard(path)
             self.failures += failures
             self.n += batch.n_systems
+            if "stress" in batch.labels and STRESS not in self.targets:
+                self.targets.append(STRESS)
             forces = batch.atom_labels["forces"]
             self._squares += float((forces**2).sum())
             self._components += forces.numel()
@@ -110,4 +115,5 @@ class Merge:
         for path in self._paths:
             batch, _ = read_shard(path)
             sources = (self._source,) * batch.n_systems
-            yield Chunk(batch, sources, {"energy": ENERGY, "forces": FORCES})
+            present = {*batch.labels, *batch.atom_labels}
+            yield Chunk(batch, sources, {t.name: t for t in self.targets if t.name in present})

@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 import tether
-from tether.data.chunks import ENERGY, FORCES
 from tether.data.pieces import StructureSource, pieces
 from tether.data.store import write_store
 from tether.errors import TetherError
@@ -214,7 +213,7 @@ def _finish(
             fix=f"see {listed}",
         )
     counts = {"n_structures": chunks.n_structures, "n_failures": len(merge.failures)}
-    write_store(out, merge.chunks(), [ENERGY, FORCES], metadata={**metadata, **counts})
+    write_store(out, merge.chunks(), merge.targets, metadata={**metadata, **counts})
     parts.remove()
     return merge
 

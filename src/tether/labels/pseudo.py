@@ -1,4 +1,4 @@
-"""Pseudo-labels: energies and forces of a pretrained potential itself."""
+"""Pseudo-labels: energies, forces and stress of a pretrained potential itself."""
 
 from __future__ import annotations
 
@@ -49,10 +49,14 @@ class PseudoLabels(NamedTuple):
         eV.
     forces : Tensor, shape (n_atoms, 3), double
         eV/Å.
+    stress : Tensor or None, shape (n_systems, 9), double
+        eV/Å³ row by row, positive under tension; NaN for a structure without a volume, None where
+        no structure is periodic.
     """
 
     energy: Tensor
     forces: Tensor
+    stress: Tensor | None
 
 
 def _slices(counts: list[int], max_atoms: int) -> Iterator[tuple[int, int]]:
@@ -134,8 +138,9 @@ def pseudo_label(
             f"`max_atoms` is {max_atoms}", expected="a positive number", fix="set max_atoms=2000"
         )
     energies, all_forces = [torch.empty(0).double()], [torch.empty(0, 3).double()]
+    stresses: list[Tensor] = []
     if not batch.n_systems:
-        return PseudoLabels(energies[0], all_forces[0])
+        return PseudoLabels(energies[0], all_forces[0], None)
     like = _like_of(backbone)
     was_training = isinstance(backbone, nn.Module) and backbone.training
     if isinstance(backbone, nn.Module):
@@ -146,15 +151,28 @@ def pseudo_label(
             part = graph.select(torch.arange(start, stop)).to(like.device, like.dtype)
             part = part.differentiable()
             with torch.enable_grad():
-                energy, forces, _ = backbone.energy_forces(part, backbone(part))
+                energy, forces, stress = backbone.energy_forces(part, backbone(part))
             energies.append(energy.detach().cpu().double())
             all_forces.append(forces.detach().cpu().double())
+            stresses.append(_stress_rows(stress, part.batch))
             if progress is not None:
                 progress(stop)
     finally:
         if isinstance(backbone, nn.Module):
             backbone.train(was_training)
-    return PseudoLabels(torch.cat(energies), torch.cat(all_forces))
+    rows = torch.cat(stresses)
+    known = not bool(rows.isnan().all())
+    return PseudoLabels(torch.cat(energies), torch.cat(all_forces), rows if known else None)
+
+
+def _stress_rows(stress: Tensor | None, batch: AtomBatch) -> Tensor:
+    """Stress as 9 numbers, NaN where there is none."""
+    none = torch.full((batch.n_systems, 9), float("nan"), dtype=torch.float64)
+    if stress is None:
+        return none
+    rows = stress.detach().cpu().double().reshape(-1, 9)
+    has_volume = batch.pbc.all(dim=1).cpu()
+    return torch.where(has_volume[:, None], rows, none)
 
 
 def potential_calculator(backbone: PseudoLabeller) -> FunctionCalculator:

@@ -57,12 +57,13 @@ def write_shard(path: Path, batch: AtomBatch, failures: Sequence[Failure]) -> No
     path : Path
         Where.
     batch : AtomBatch
-        With ``labels["energy"]`` and ``atom_labels["forces"]``; may be empty.
+        With ``labels["energy"]``, where there is one ``labels["stress"]``, and
+        ``atom_labels["forces"]``; may be empty.
     failures : sequence of Failure
         Of the same chunk.
     """
     arrays = {name: getattr(batch, name).numpy() for name in _TENSORS}
-    arrays["energy"] = batch.labels["energy"].numpy()
+    arrays |= {name: value.numpy() for name, value in batch.labels.items()}
     arrays["forces"] = batch.atom_labels["forces"].numpy()
     text = json.dumps({"ids": batch.ids, "failures": [f.to_dict() for f in failures]})
     arrays["text"] = np.frombuffer(text.encode(), dtype=np.uint8)
@@ -87,7 +88,7 @@ def read_shard(path: Path) -> tuple[AtomBatch, list[Failure]]:
         text = json.loads(arrays["text"].tobytes())
         batch = AtomBatch(
             **{name: torch.from_numpy(arrays[name]) for name in _TENSORS},
-            labels={"energy": torch.from_numpy(arrays["energy"])},
+            labels={n: torch.from_numpy(arrays[n]) for n in ("energy", "stress") if n in arrays},
             atom_labels={"forces": torch.from_numpy(arrays["forces"])},
             ids=tuple(text["ids"]),
         )

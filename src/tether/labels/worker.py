@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 import torch
 
 from tether.errors import TetherError
+from tether.labels.dynamics import short_md
 from tether.labels.failure import Failure
-from tether.labels.perturb import Samples, displace, normal_mode_like, short_md, unchanged
+from tether.labels.perturb import displace, normal_mode_like, strained, unchanged
 from tether.labels.pseudo import PseudoLabeller, potential_calculator, pseudo_label
+from tether.labels.samples import Samples
 from tether.labels.shards import write_shard
 from tether.labels.xtb import xtb_calculator, xtb_label
 from tether.structures import AtomBatch, collate
@@ -38,7 +40,7 @@ __all__ = [
 ]
 
 Labeller = Literal["pseudo", "gfn2-xtb"]
-Kind = Literal["displace", "modes", "md", "input"]
+Kind = Literal["displace", "strain", "modes", "md", "input"]
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,15 @@ class Sampling:
 
     Attributes
     ----------
-    kinds : tuple of {"displace", "modes", "md", "input"}
-        Gaussian noise, thermal model modes, snapshots of dynamics, the structure as it is.
+    kinds : tuple of {"displace", "strain", "modes", "md", "input"}
+        Gaussian noise, the same in a strained cell, thermal model modes, snapshots of dynamics, the
+        structure as it is.
     n_per_structure : int
         Geometries of each kind ("input" makes one).
     widths : tuple of float
-        Å, of "displace", taken in turn.
+        Å, of "displace" and "strain", taken in turn.
+    strain : float
+        Standard deviation of the strain components of "strain".
     temperature : float
         K, of "modes" and "md".
     md_every : int
@@ -62,6 +67,7 @@ class Sampling:
     kinds: tuple[Kind, ...] = ("displace",)
     n_per_structure: int = 3
     widths: tuple[float, ...] = (0.02, 0.05, 0.1)
+    strain: float = 0.02
     temperature: float = 300.0
     md_every: int = 50
 
@@ -73,7 +79,7 @@ class Sampling:
                 expected=f"different ones of {', '.join(get_args(Kind))}",
                 fix="set sampling to displace",
             )
-        for name in ("n_per_structure", "temperature", "md_every"):
+        for name in ("n_per_structure", "strain", "temperature", "md_every"):
             if not getattr(self, name) > 0:
                 raise TetherError(
                     f"`{name}` is {getattr(self, name)}",
@@ -150,6 +156,16 @@ def _sample(batch: AtomBatch, settings: Settings, backbone: PseudoLabeller | Non
                 parts.append(
                     displace(batch, widths=sampling.widths, n_per_structure=n_each, seed=seed)
                 )
+            case "strain":
+                parts.append(
+                    strained(
+                        batch,
+                        strain=sampling.strain,
+                        widths=sampling.widths,
+                        n_per_structure=n_each,
+                        seed=seed,
+                    )
+                )
             case "modes":
                 parts.append(
                     normal_mode_like(
@@ -214,7 +230,7 @@ def _label_pseudo(
 ) -> tuple[AtomBatch, list[Failure]]:
     try:
         label = pseudo_label(backbone, batch, max_atoms=max_atoms)
-        return with_labels(batch, label.energy, label.forces), []
+        return with_labels(batch, *label), []
     except (TetherError, RuntimeError) as error:
         if batch.n_systems == 1:
             empty = batch.select([])
@@ -226,7 +242,9 @@ def _label_pseudo(
     return collate([part for part, _ in single]), [f for _, found in single for f in found]
 
 
-def with_labels(batch: AtomBatch, energy: torch.Tensor, forces: torch.Tensor) -> AtomBatch:
+def with_labels(
+    batch: AtomBatch, energy: torch.Tensor, forces: torch.Tensor, stress: torch.Tensor | None = None
+) -> AtomBatch:
     """The batch with these labels and no others.
 
     Parameters
@@ -237,13 +255,16 @@ def with_labels(batch: AtomBatch, energy: torch.Tensor, forces: torch.Tensor) ->
         eV.
     forces : Tensor, shape (n_atoms, 3)
         eV/Å.
+    stress : Tensor, shape (n_systems, 9), optional
+        eV/Å³, row by row.
 
     Returns
     -------
     AtomBatch
         Labelled.
     """
-    return replace(batch, labels={"energy": energy}, atom_labels={"forces": forces})
+    labels = {"energy": energy} if stress is None else {"energy": energy, "stress": stress}
+    return replace(batch, labels=labels, atom_labels={"forces": forces})
 
 
 def _guard(batch: AtomBatch, max_force: float) -> tuple[AtomBatch, list[Failure]]:
@@ -281,7 +302,8 @@ def label_chunk(
     Returns
     -------
     batch, failures
-        Labelled geometries (energy in eV, forces in eV/Å), and everything that is not among them.
+        Labelled geometries (energy in eV, forces in eV/Å, stress of crystals in eV/Å³), and
+        everything that is not among them.
     """
     from threadpoolctl import threadpool_limits
 

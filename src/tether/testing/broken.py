@@ -163,6 +163,11 @@ BROKEN: Sequence[Fault] = (
         "cell refused",
         lambda: BrokenBackbone(TinyBackbone(periodic=False), prepare=faults.drops_cell),
     ),
+    Fault(
+        "boxes molecules",
+        "molecule refused",
+        lambda: BrokenBackbone(TinyBackbone(molecules=False), prepare=faults.boxes_molecules),
+    ),
     Fault("any overlap", "overlapping atoms refused", _replaced(prepare=faults.any_overlap)),
     Fault("repairs NaN", "non-finite positions refused", _replaced(prepare=faults.repairs_nan)),
     Fault("noise of 1e-14", "deterministic", _replaced(forward=faults.noisy_forward())),
@@ -177,7 +182,9 @@ BROKEN: Sequence[Fault] = (
     Fault("direction of x", "rotation", _adding(faults.direction_of_x)),
     Fault("handedness", "reflection", _adding(faults.handedness)),
     Fault("absolute position", "translation", _adding(faults.absolute_position)),
-    Fault("shift ignored", "lattice translation", _adding(faults.shift_ignored)),
+    Fault("place in the cell", "lattice translation", _adding(faults.place_in_cell)),
+    Fault("angle of the cell", "choice of cell", _adding(faults.cell_angle)),
+    Fault("energy per atom", "supercell", _replaced(energy_forces=faults.per_atom)),
     Fault("NaN without neighbours", "isolated atom", _adding(faults.nan_without_neighbours)),
     Fault("states another cutoff", "cutoff as stated", _replaced(spec={"cutoff": 3.6})),
     Fault(
@@ -189,6 +196,15 @@ BROKEN: Sequence[Fault] = (
         "energy with a hard cutoff",
         "smooth at the cutoff",
         _replaced(energy_forces=faults.jumping_energy),
+    ),
+    Fault(
+        "features with a hard inner cutoff",
+        "smooth at the cutoff",
+        _replaced(
+            prepare=faults.inner_list,
+            forward=faults.inner_jump,
+            energy_forces=faults.sound_potential,
+        ),
     ),
     Fault("kink at the cutoff", "smooth derivative at the cutoff", _adding(faults.linear_ramp)),
     Fault("edges end abruptly", "smooth edge features", _replaced(forward=faults.sharp_edges)),

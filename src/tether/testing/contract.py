@@ -69,6 +69,10 @@ def _accepts_cells(probe: Probe) -> str:
     return "the backbone is periodic" if probe.backbone.spec.periodic else ""
 
 
+def _accepts_molecules(probe: Probe) -> str:
+    return "the backbone accepts molecules" if probe.backbone.spec.molecules else ""
+
+
 #: Process settings come first, because some packages change them when they are imported.
 _CHECKS = (
     _Check("process settings", interface.check_process_settings),
@@ -78,6 +82,7 @@ _CHECKS = (
     _Check("last layer is node", interface.check_last_layer),
     _Check("unknown element refused", interface.check_unknown_element_refused, _all_elements_known),
     _Check("cell refused", interface.check_cell_refused, _accepts_cells),
+    _Check("molecule refused", interface.check_molecule_refused, _accepts_molecules),
     _Check("overlapping atoms refused", interface.check_overlap_refused),
     _Check("non-finite positions refused", interface.check_non_finite_refused),
     _Check("deterministic", symmetry.check_deterministic),
@@ -89,6 +94,8 @@ _CHECKS = (
     _Check("reflection", symmetry.check_reflection),
     _Check("translation", symmetry.check_translation),
     _Check("lattice translation", symmetry.check_lattice_translation, _without_cell),
+    _Check("choice of cell", symmetry.check_cell_choice, _without_cell),
+    _Check("supercell", symmetry.check_supercell, _without_cell),
     _Check("isolated atom", symmetry.check_isolated_atom),
     _Check("cutoff as stated", symmetry.check_cutoff_stated),
     _Check("smooth at the cutoff", symmetry.check_smooth_value),
@@ -218,7 +225,7 @@ def validate_backbone(
     >>> report.failed
     ()
     >>> report.skipped
-    ('lattice translation', 'stress')
+    ('molecule refused', 'lattice translation', 'choice of cell', 'supercell', 'stress')
     """
     unknown = sorted(set(skip) - set(CHECK_NAMES))
     if unknown:
@@ -258,7 +265,7 @@ def _probe(
             atoms
             for atoms in small_structures()
             if set(atoms.numbers.tolist()) <= set(spec.elements)
-            and (spec.periodic or not atoms.pbc.any())
+            and (spec.periodic if atoms.pbc.any() else spec.molecules)
         ]
     if not chosen or min(len(atoms) for atoms in chosen) < 2:
         raise TetherError(

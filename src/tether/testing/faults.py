@@ -36,6 +36,8 @@ __all__ = [
     "atom_index",
     "attached",
     "batch_mean",
+    "boxes_molecules",
+    "cell_angle",
     "copied_last_layer",
     "detached",
     "direction_of_x",
@@ -44,6 +46,8 @@ __all__ = [
     "half_precision",
     "handedness",
     "incomplete",
+    "inner_jump",
+    "inner_list",
     "jumping_energy",
     "jumping_features",
     "keeps_graph",
@@ -53,11 +57,12 @@ __all__ = [
     "nan_without_neighbours",
     "neighbour_count",
     "noisy_forward",
+    "per_atom",
+    "place_in_cell",
     "repairs_nan",
     "reversed_blocks",
     "sets_default_dtype",
     "sharp_edges",
-    "shift_ignored",
     "sound_potential",
     "stale_select",
     "twice",
@@ -102,10 +107,12 @@ def batch_mean(graph: Graph) -> Tensor:
 
 
 def atom_index(graph: Graph) -> Tensor:
-    """Number of the atom within its structure."""
-    start = graph.batch.ptr[:-1].index_select(0, graph.batch.system_idx)
-    index = torch.arange(graph.batch.n_atoms) - start
-    return 1e-3 * index.to(graph.batch.positions.dtype)
+    """Number of the atom within its molecule; crystals have a check of their own, the supercell."""
+    batch = graph.batch
+    start = batch.ptr[:-1].index_select(0, batch.system_idx)
+    molecule = ~batch.pbc.any(dim=1).index_select(0, batch.system_idx)
+    index = (torch.arange(batch.n_atoms) - start) * molecule
+    return 1e-3 * index.to(batch.positions.dtype)
 
 
 def direction_of_x(graph: Graph) -> Tensor:
@@ -129,13 +136,26 @@ def absolute_position(graph: Graph) -> Tensor:
     return 1e-3 * batch.positions.square().sum(1) * molecule
 
 
-def shift_ignored(graph: Graph) -> Tensor:
-    """Distances without the lattice translation, right only inside one cell."""
-    edges = graph.edges["pairs"]
-    positions = graph.batch.positions
-    bare = positions.index_select(0, edges.idx_j) - positions.index_select(0, edges.idx_i)
-    squared = bare.square().sum(1, keepdim=True).repeat(2, 1)
-    return _pair_sum(graph, lambda _, d: 1e-3 * _fade(d) * torch.exp(-0.1 * squared))
+def place_in_cell(graph: Graph) -> Tensor:
+    """How far from the others an atom was written, along the third lattice vector of a crystal."""
+    batch = graph.batch
+    crystal, system = batch.pbc.all(dim=1), batch.system_idx
+    cell = torch.where(crystal[:, None, None], batch.cell, torch.eye(3).to(batch.cell))
+    inverse = torch.linalg.inv(cell)[:, :, 2].index_select(0, system)
+    fraction = (batch.positions * inverse).sum(1)
+    mean = fraction.new_zeros(batch.n_systems).index_add(0, system, fraction) / batch.counts
+    place: Tensor = (fraction - mean.index_select(0, system)).square() * crystal[system]
+    return 1e-3 * place
+
+
+def cell_angle(graph: Graph) -> Tensor:
+    """Cosine of the angle between two lattice vectors, which says how the cell was chosen."""
+    batch = graph.batch
+    crystal = batch.pbc.all(dim=1)
+    a, b, _ = torch.where(crystal[:, None, None], batch.cell, torch.eye(3).to(batch.cell)).unbind(1)
+    cosine = (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
+    of_crystals: Tensor = (cosine * crystal).index_select(0, batch.system_idx)
+    return 1e-3 * of_crystals
 
 
 def nan_without_neighbours(graph: Graph) -> Tensor:
@@ -224,6 +244,15 @@ def jumping_features(inner: TinyBackbone, graph: Graph) -> Features:
     return with_node(features, features.node + neighbour_count(graph))
 
 
+def inner_jump(inner: TinyBackbone, graph: Graph) -> Features:
+    """Node features with a hard cutoff inside the stated one, that of `inner_list`."""
+    features, edges = inner(graph), graph.edges["inner"]
+    step = features.node.new_full((len(edges.idx_i), 1), 1e-2)
+    node = features.node.index_add(0, edges.idx_i, step.expand(-1, features.node.shape[1]))
+    node = node.index_add(0, edges.idx_j, step.expand(-1, features.node.shape[1]))
+    return with_node(features, node)
+
+
 # -- replacements of prepare -----------------------------------------------------------------------
 
 
@@ -267,6 +296,20 @@ def any_overlap(inner: TinyBackbone, batch: AtomBatch) -> Graph:
     return Graph(batch, {"pairs": edges}).to(dtype=inner.dtype)
 
 
+def boxes_molecules(inner: TinyBackbone, batch: AtomBatch) -> Graph:
+    """Puts a molecule into a cell without being told to."""
+    molecule = ~batch.pbc.any(dim=1)
+    box = torch.where(molecule[:, None, None], 50.0 * torch.eye(3).to(batch.cell), batch.cell)
+    return inner.prepare(replace(batch, cell=box, pbc=batch.pbc | molecule[:, None]))
+
+
+def inner_list(inner: TinyBackbone, batch: AtomBatch) -> Graph:
+    """A second neighbour list, shorter than the one whose cutoff is stated."""
+    graph = inner.prepare(batch)
+    edges = {**graph.edges, "inner": neighbour_edges(batch, 2.2, full=False)}
+    return Graph(graph.batch, edges).to(dtype=inner.dtype)
+
+
 def repairs_nan(inner: TinyBackbone, batch: AtomBatch) -> Graph:
     """Puts something in the place of NaN."""
     return inner.prepare(replace(batch, positions=batch.positions.nan_to_num(nan=50.0)))
@@ -301,6 +344,16 @@ def jumping_energy(
     energy, forces, stress = inner.energy_forces(graph, features, create_graph=create_graph)
     count = neighbour_count(graph).detach().squeeze(1)
     return energy.index_add(0, graph.batch.system_idx, count), forces, stress
+
+
+def per_atom(
+    inner: TinyBackbone, graph: Graph, features: Features, create_graph: bool
+) -> PotentialOutput:
+    """Energy per atom in the place of the total, and its derivatives."""
+    energy, forces, stress = inner.energy_forces(graph, features, create_graph=create_graph)
+    n, system = graph.batch.counts, graph.batch.system_idx
+    stress = None if stress is None else stress / n[:, None, None]
+    return energy / n, forces / n[system, None], stress
 
 
 def missing_path(

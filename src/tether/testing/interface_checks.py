@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,6 +27,7 @@ __all__ = [
     "check_cell_refused",
     "check_inputs_untouched",
     "check_last_layer",
+    "check_molecule_refused",
     "check_non_finite_refused",
     "check_overlap_refused",
     "check_process_settings",
@@ -99,7 +100,7 @@ def check_inputs_untouched(probe: Probe) -> Measured:
     with torch.no_grad():
         probe.backbone(kept)
     changed += [f"forward changed `{name}`" for name in _differing(before.batch, kept.batch)]
-    changed += [f"forward changed edges `{name}`" for name in _differing_edges(before, kept)]
+    changed += [f"forward changed {name}" for name in _differing_edges(before, kept)]
     return _violations(changed)
 
 
@@ -109,11 +110,15 @@ def _differing(before: AtomBatch, after: AtomBatch) -> list[str]:
 
 
 def _differing_edges(before: Graph, after: Graph) -> list[str]:
+    pairs = [
+        (name, kind, getattr(before, kind)[name], getattr(after, kind)[name])
+        for kind in ("edges", "angles")
+        for name in getattr(before, kind)
+    ]
     return [
-        name
-        for name, edges in before.edges.items()
-        for part in ("idx_i", "idx_j", "shift", "ptr")
-        if not torch.equal(getattr(edges, part), getattr(after.edges[name], part))
+        f"{kind} `{name}`"
+        for name, kind, old, new in pairs
+        if not all(torch.equal(getattr(old, f.name), getattr(new, f.name)) for f in fields(old))
     ]
 
 
@@ -188,6 +193,13 @@ def check_cell_refused(probe: Probe) -> Measured:
     cell = 12.0 * torch.eye(3, dtype=torch.float64)[None]
     boxed = replace(probe.structures[0], cell=cell, pbc=torch.ones(1, 3, dtype=torch.bool))
     return _refused(probe, boxed, "a periodic structure")
+
+
+def check_molecule_refused(probe: Probe) -> Measured:
+    """A backbone with ``molecules=False`` raises `TetherError` for a structure without a cell."""
+    batch = probe.structures[0]
+    bare = replace(batch, cell=torch.zeros_like(batch.cell), pbc=torch.zeros_like(batch.pbc))
+    return _refused(probe, bare, "a molecule")
 
 
 def check_overlap_refused(probe: Probe) -> Measured:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from tether.errors import TetherError
-from tether.structures import AtomBatch, from_ase
+from tether.structures import AtomBatch, collate, from_ase
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -150,6 +151,37 @@ class Probe:
         bond = min(1.2, 0.4 * self.backbone.spec.cutoff)
         x = [-bond, 0.0, distance, distance + 1.1 * bond]
         return self.cluster([light, heavy, heavy, light], [[v, 0.0, 0.0] for v in x])
+
+    @cached_property
+    def transitions(self) -> tuple[float, ...]:
+        """Distances, Å, at which A and C of `crossing` become neighbours; the last is the cutoff.
+
+        A backbone may have neighbour lists of several cutoffs, and angles within the shorter ones.
+        They are found by what `prepare` returns, so that none has to be declared.
+        """
+        cutoff = self.backbone.spec.cutoff
+        found = []
+        grid = torch.linspace(0.4 * cutoff, 0.99 * cutoff, 33, dtype=torch.float64)
+        for change in torch.nonzero(self._neighbours(grid).diff(dim=0).any(dim=1)).flatten():
+            low, high = grid[change], grid[change + 1]
+            while high - low > 1e-8:
+                finer = torch.linspace(float(low), float(high), 33, dtype=torch.float64)
+                at = int(torch.nonzero(self._neighbours(finer).diff(dim=0).any(dim=1))[0])
+                low, high = finer[at], finer[at + 1]
+            found.append(float(0.5 * (low + high)))
+        return (*found, cutoff)
+
+    def _neighbours(self, distances: Tensor) -> Tensor:
+        """How often A and C are listed at each distance, shape (n_distances, n_lists)."""
+        batch = collate([self.crossing(float(d)) for d in distances])
+        lists = self.prepare(batch).edges
+        columns = []
+        for name in sorted(lists):
+            i, j = lists[name].idx_i, lists[name].idx_j
+            start = batch.ptr[batch.system_idx[i]]
+            meets = ((i - start == 1) & (j - start == 2)) | ((i - start == 2) & (j - start == 1))
+            columns.append(torch.bincount(batch.system_idx[i[meets]], minlength=batch.n_systems))
+        return torch.stack(columns, dim=1)
 
 
 def _outputs(

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "benzene",
+    "beta_brass",
     "dimer",
     "ethanol",
     "isolated_atom",
@@ -143,6 +144,19 @@ def sodium_chloride() -> Atoms:
     return rattled(bulk("NaCl", "rocksalt", a=5.64), seed=5)
 
 
+def beta_brass() -> Atoms:
+    """Primitive cell of CuZn, distorted; each atom's own images are among its nearest neighbours.
+
+    Returns
+    -------
+    ase.Atoms
+        2 atoms, 2.5 Å apart, and 2.95 Å from their images.
+    """
+    from ase.build import bulk
+
+    return rattled(bulk("CuZn", "cesiumchloride", a=2.95), seed=7)
+
+
 def skewed_silicon() -> Atoms:
     """Cubic cell of Si, sheared and distorted, so that no lattice vector is along an axis.
 
@@ -166,9 +180,10 @@ def small_structures() -> list[Atoms]:
     Returns
     -------
     list of ase.Atoms
-        Three molecules and three crystals, 36 atoms.
+        Three molecules and four crystals, 38 atoms.
     """
-    return [water(), ethanol(), benzene(), silicon(), sodium_chloride(), skewed_silicon()]
+    molecules = [water(), ethanol(), benzene()]
+    return [*molecules, silicon(), sodium_chloride(), beta_brass(), skewed_silicon()]
 
 
 def _molecule(name: str) -> Atoms:

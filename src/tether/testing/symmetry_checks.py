@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "check_batching",
+    "check_cell_choice",
     "check_cutoff_stated",
     "check_deterministic",
     "check_geometry_matters",
@@ -36,6 +37,7 @@ __all__ = [
     "check_smooth_derivative",
     "check_smooth_edges",
     "check_smooth_value",
+    "check_supercell",
     "check_translation",
 ]
 
@@ -152,6 +154,58 @@ def check_lattice_translation(probe: Probe) -> Measured:
     return worst(found, tolerances.SYMMETRY)
 
 
+def check_cell_choice(probe: Probe) -> Measured:
+    """Another cell of the same lattice, skewed and left-handed: the same crystal again."""
+    found: dict[tuple[str, ...], float] = {}
+    for batch in probe.periodic_structures:
+        first, *others = torch.nonzero(batch.pbc[0]).flatten().tolist()
+        change = torch.eye(3, dtype=torch.float64)
+        if others:
+            # a' = b, b' = a + 2 b: integers with determinant -1.
+            change[[first, others[0]]] = change[[others[0], first]]
+            change[others[0], others[0]] = 2.0
+        else:
+            change[first, first] = -1.0
+        chosen = replace(batch, cell=change @ batch.cell)
+        for what, value in compare(probe.outputs(chosen), probe.outputs(batch)).items():
+            found[what, _name(batch)] = value
+    return worst(found, tolerances.SYMMETRY)
+
+
+def check_supercell(probe: Probe) -> Measured:
+    """Two cells side by side have twice the energy and virial, and every feature and force twice.
+
+    This is where an energy per atom in the place of a total shows, and an atom that meets its own
+    image.
+    """
+    found: dict[tuple[str, ...], float] = {}
+    for batch in probe.periodic_structures:
+        axis = int(torch.nonzero(batch.pbc[0])[0])
+        cell = batch.cell.clone()
+        cell[0, axis] *= 2.0
+        double = replace(
+            batch,
+            numbers=batch.numbers.repeat(2),
+            positions=torch.cat([batch.positions, batch.positions + batch.cell[0, axis]]),
+            ptr=2 * batch.ptr,
+            cell=cell,
+            atom_labels={},
+        )
+        plain = probe.outputs(batch)
+        forces, edge, virial = plain.forces, plain.edge, plain.virial
+        expected = replace(
+            plain,
+            node=plain.node.repeat(2, 1),
+            edge=None if edge is None else 2 * edge,
+            energy=None if plain.energy is None else 2 * plain.energy,
+            forces=None if forces is None else forces.repeat(2, 1),
+            virial=None if virial is None else 2 * virial,
+        )
+        for what, value in compare(probe.outputs(double), expected).items():
+            found[what, _name(batch)] = value
+    return worst(found, tolerances.SYMMETRY)
+
+
 def check_isolated_atom(probe: Probe) -> Measured:
     """An atom without neighbours gives finite numbers, alone and beside others in a batch."""
     elements = sorted({z for batch in probe.structures for z in batch.numbers.tolist()})
@@ -203,7 +257,7 @@ def check_cutoff_stated(probe: Probe) -> Measured:
 
 
 def check_smooth_value(probe: Probe) -> Measured:
-    """Features and energy do not jump when a pair crosses the cutoff."""
+    """Features and energy do not jump when a pair crosses the cutoff, or another of the graph's."""
 
     def values(distance: float) -> dict[str, Tensor]:
         outputs = probe.outputs(probe.crossing(distance))
@@ -242,17 +296,18 @@ def check_smooth_derivative(probe: Probe) -> Measured:
 
 
 def _jump(probe: Probe, values: Callable[[float], dict[str, Tensor]]) -> Measured:
-    cutoff = probe.backbone.spec.cutoff
-    near = values(0.7 * cutoff)
-    inside = values(cutoff - tolerances.CUTOFF_STEP)
-    outside = values(cutoff + tolerances.CUTOFF_STEP)
-    found = {}
-    for name in near:
-        jump = float((inside[name] - outside[name]).abs().max())
-        # Beside what the pair does well inside; an effect of rounding size only is no effect.
-        effect = float((near[name] - outside[name]).abs().max())
-        noise = 1e-12 * max(float(outside[name].abs().max()), 1e-300)
-        found[name] = jump / max(effect, noise) if jump > noise else 0.0 * jump
+    found: dict[tuple[str, ...], float] = {}
+    for distance in probe.transitions:
+        near = values(0.7 * distance)
+        inside = values(distance - tolerances.CUTOFF_STEP)
+        outside = values(distance + tolerances.CUTOFF_STEP)
+        for name in near:
+            jump = float((inside[name] - outside[name]).abs().max())
+            # Beside what the pair does well inside; an effect of rounding size only is no effect.
+            effect = float((near[name] - outside[name]).abs().max())
+            noise = 1e-12 * max(float(outside[name].abs().max()), 1e-300)
+            ratio = jump / max(effect, noise) if jump > noise else 0.0 * jump
+            found[name, f"at {distance:.3f} Å"] = ratio
     return worst(found, tolerances.CUTOFF_JUMP)
 
 

@@ -47,6 +47,8 @@ class TinyBackbone(nn.Module):
         Accepted atomic numbers, within 1 … 100.
     periodic : bool
         Whether cells are accepted.
+    molecules : bool
+        Whether structures without a cell are accepted.
     seed : int
         Of the weights; the global generator is neither read nor advanced.
 
@@ -76,6 +78,7 @@ class TinyBackbone(nn.Module):
         cutoff: float = 4.0,
         elements: tuple[int, ...] = tuple(range(1, _MAX_NUMBER + 1)),
         periodic: bool = True,
+        molecules: bool = True,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -96,6 +99,7 @@ class TinyBackbone(nn.Module):
             n_layers=n_layers,
             level_of_theory="none",
             periodic=periodic,
+            molecules=molecules,
         )
         generator = torch.Generator().manual_seed(seed)
         self.embedding = _embedding(_MAX_NUMBER + 1, n_features, generator)
@@ -133,8 +137,8 @@ class TinyBackbone(nn.Module):
         Raises
         ------
         TetherError
-            For an unknown element, a cell where none is accepted, positions that are not finite,
-            or two atoms closer than `tether.backbones.checks.OVERLAP_DISTANCE`.
+            For an unknown element, a cell or a molecule where none is accepted, positions that are
+            not finite, or two atoms closer than `tether.backbones.checks.OVERLAP_DISTANCE`.
         """
         check_structures(batch, self.spec)
         edges = neighbour_edges(batch, self.spec.cutoff, full=False)

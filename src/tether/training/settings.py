@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 from tether.errors import TetherError
 
@@ -44,8 +44,8 @@ class TrainingSettings:
         Error on the ID validation set (standardised, mean over targets) that picks the best step.
     loss : {"l1", "mse", "huber"}
         Of the property task.
-    force_weight, energy_weight : float
-        Inside the force-field task.
+    force_weight, energy_weight, stress_weight : float
+        Inside the force-field task; stress counts where there are labels of it.
     """
 
     property_steps: int = 4000
@@ -65,6 +65,20 @@ class TrainingSettings:
     loss: Literal["l1", "mse", "huber"] = "l1"
     force_weight: float = 1.0
     energy_weight: float = 1.0
+    stress_weight: float = 1.0
+
+    def identity(self) -> dict[str, Any]:
+        """What tells its runs from others: `Run.claim` compares it.
+
+        Returns
+        -------
+        dict
+            Fields by name; those that came later only where they are not at their default, so that
+            finished runs of before are known.
+        """
+        found = asdict(self)
+        later = {"stress_weight": type(self).stress_weight}
+        return {name: value for name, value in found.items() if later.get(name) != value}
 
     def __post_init__(self) -> None:
         for name in ("property_steps", "batch_size", "forcefield_batch_size", "validate_every"):
@@ -82,7 +96,7 @@ class TrainingSettings:
             self._require(name, lambda v: v <= 1.0, "a number in [0, 1]", example)
         for name in ("ema_decay", "warmup_fraction", "final_lr_fraction"):
             self._require(name, lambda v: v >= 0.0, "a number of 0 or more", "0.01")
-        for name in ("force_weight", "energy_weight"):
+        for name in ("force_weight", "energy_weight", "stress_weight"):
             self._require(name, lambda v: v >= 0.0, "a number of 0 or more", "1")
         self._require("patience", lambda v: v >= 0, "0 (never) or a number of validations", "0")
         if self.max_atoms is not None:

@@ -1,0 +1,149 @@
+"""Weights that come inside third parties' packages: one pinned file each, kept as safetensors."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from tether.errors import TetherError
+from tether.serialization import load_tensors, save_tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+__all__ = ["converted_weights", "copy_weights", "find_package"]
+
+
+def find_package(module: str, *, distribution: str, extra: str) -> Path:
+    """Folder of an installed package, found without importing it.
+
+    Parameters
+    ----------
+    module : str
+        Import name.
+    distribution : str
+        Name and version for the error, as ``"chgnet 0.4"``.
+    extra : str
+        Of tether, that installs it.
+
+    Returns
+    -------
+    Path
+        The package's folder.
+
+    Raises
+    ------
+    TetherError
+        When it is not installed.
+    """
+    found = importlib.util.find_spec(module)
+    if found is None or not found.submodule_search_locations:
+        raise TetherError(
+            f"backbone `{extra}` needs the package {distribution.split(maxsplit=1)[0]}, "
+            "which is not installed",
+            expected=distribution,
+            fix=f"pip install 'tether[{extra}]'",
+        )
+    return Path(found.submodule_search_locations[0])
+
+
+def converted_weights(
+    source: Path,
+    convert: Callable[[io.BytesIO], dict[str, Tensor]],
+    *,
+    name: str,
+    sha256: str,
+    package: str,
+    licence: str,
+    cache: Path | None = None,
+) -> Path:
+    """A package's weight file as safetensors, converted once.
+
+    Parameters
+    ----------
+    source : Path
+        Inside the installed package.
+    convert : callable
+        From the content of the file to tensors.
+    name : str
+        Start of the converted file's name.
+    sha256 : str
+        Of the one file that may be opened.
+    package : str
+        Distribution and version that brings it, as ``"chgnet==0.4.2"``.
+    licence : str
+        Of the weights, kept beside them.
+    cache : Path, optional
+        Folder of the converted file; default ``~/.cache/tether``.
+
+    Returns
+    -------
+    Path
+        The safetensors file.
+
+    Raises
+    ------
+    TetherError
+        When the file is not the one whose sha256 is pinned: it is then not opened.
+    """
+    target = (cache or Path.home() / ".cache" / "tether") / f"{name}-{sha256[:12]}.safetensors"
+    if target.exists():
+        return target
+    try:
+        content = source.read_bytes()
+    except OSError as error:
+        raise TetherError(
+            f"{source} cannot be read ({error.strerror})",
+            expected=f"the file of {package}",
+            fix=f"pip install '{package}'",
+        ) from None
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != sha256:
+        raise TetherError(
+            f"{source} has sha256 {digest[:12]}…",
+            expected=f"{sha256[:12]}…, the file of {package.replace('==', ' ')}",
+            fix=f"pip install '{package}' (an unknown pickle is never opened)",
+        )
+    tensors = convert(io.BytesIO(content))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    save_tensors(target, tensors, metadata={"source_sha256": sha256, "licence": licence})
+    return target
+
+
+def copy_weights(tensors: dict[str, Tensor], path: Path, *, package: str) -> None:
+    """Copy a converted file into a network; both must hold the same tensors.
+
+    Parameters
+    ----------
+    tensors : dict of str to Tensor
+        Of the network, by name; written in place.
+    path : Path
+        From `converted_weights`.
+    package : str
+        Distribution and version that brings the weights.
+
+    Raises
+    ------
+    TetherError
+        When names or shapes differ.
+    """
+    loaded = load_tensors(path)
+    common = tensors.keys() & loaded.keys()
+    misfits = {name for name in common if tensors[name].shape != loaded[name].shape}
+    unknown = sorted((tensors.keys() ^ loaded.keys()) | misfits)
+    if unknown:
+        raise TetherError(
+            f"weights and network differ in {len(unknown)} tensors, for example {unknown[0]}",
+            expected=f"the tensors of {package.replace('==', ' ')}",
+            fix=f"pip install '{package}' and delete {path.parent}",
+        )
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            tensor.copy_(loaded[name])

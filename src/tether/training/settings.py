@@ -77,8 +77,9 @@ class TrainingSettings:
             finished runs of before are known.
         """
         found = asdict(self)
-        later = {"stress_weight": type(self).stress_weight}
-        return {name: value for name, value in found.items() if later.get(name) != value}
+        if self.stress_weight == type(self).stress_weight:
+            del found["stress_weight"]
+        return found
 
     def __post_init__(self) -> None:
         for name in ("property_steps", "batch_size", "forcefield_batch_size", "validate_every"):

@@ -247,9 +247,8 @@ def jumping_features(inner: TinyBackbone, graph: Graph) -> Features:
 def inner_jump(inner: TinyBackbone, graph: Graph) -> Features:
     """Node features with a hard cutoff inside the stated one, that of `inner_list`."""
     features, edges = inner(graph), graph.edges["inner"]
-    step = features.node.new_full((len(edges.idx_i), 1), 1e-2)
-    node = features.node.index_add(0, edges.idx_i, step.expand(-1, features.node.shape[1]))
-    node = node.index_add(0, edges.idx_j, step.expand(-1, features.node.shape[1]))
+    steps = features.node.new_full((len(edges.idx_i), features.node.shape[1]), 1e-2)
+    node = features.node.index_add(0, edges.idx_i, steps).index_add(0, edges.idx_j, steps)
     return with_node(features, node)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from tether.errors import TetherError
@@ -13,6 +13,7 @@ from tether.movement.full import Full
 from tether.movement.gradual import Gradual
 from tether.movement.layerwise import Layerwise
 from tether.movement.lora import Lora
+from tether.run import identity_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,8 +27,7 @@ MovementName = Literal["frozen", "full", "layerwise", "layerwise-jmp", "lp-ft", 
 BalanceName = Literal["sum", "sampled", "uncertainty", "surgery", "constraint"]
 Averaging = Literal["ema", "none", "wise"]
 _NAME = re.compile(r"\w[\w.+-]*")
-#: Fields in the identity of every run. Those that came later enter it only where they are set, so
-#: that the runs made before are still recognised.
+#: Fields in the identity of every run, see `identity_of`.
 _FIRST_FIELDS = frozenset({
     "name", "initialisation", "movement", "decay", "forcefield", "balance", "forcefield_weight",
     "property_probability", "averaging", "lr",
@@ -173,11 +173,7 @@ class Recipe:
         dict
             Fields by name; the later ones only where they are not at their default.
         """
-        return {
-            field.name: value
-            for field in fields(self)
-            if (value := getattr(self, field.name)) != field.default or field.name in _FIRST_FIELDS
-        }
+        return identity_of(self, first=_FIRST_FIELDS)
 
     def build_movement(self, seed: int = 0) -> Movement:
         """The movement of this recipe.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +12,12 @@ from tether.errors import TetherError
 from tether.serialization import read_json, write_json
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
-__all__ = ["Run", "environment"]
+    from _typeshed import DataclassInstance
+
+__all__ = ["Run", "environment", "identity_of"]
 
 _PACKAGES = (
     "tether", "torch", "numpy", "scikit-learn", "ase", "vesin", "so3krates-torch", "chgnet",
@@ -155,3 +158,26 @@ def environment() -> dict[str, Any]:
         except PackageNotFoundError:
             versions[package] = None
     return {"python": platform.python_version(), "platform": platform.platform(), **versions}
+
+
+def identity_of(instance: DataclassInstance, *, first: Collection[str]) -> dict[str, Any]:
+    """What a dataclass of settings contributes to the identity of a run, see `Run.claim`.
+
+    Parameters
+    ----------
+    instance : dataclass
+        Plain values, each with a default or in `first`.
+    first : collection of str
+        Fields of the first version. Those that came later enter only where they are set, so that
+        the runs made before are still recognised.
+
+    Returns
+    -------
+    dict
+        Value by field, in their order.
+    """
+    return {
+        field.name: value
+        for field in fields(instance)
+        if (value := getattr(instance, field.name)) != field.default or field.name in first
+    }

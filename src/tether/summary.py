@@ -14,10 +14,9 @@ import pyarrow.parquet as pq
 from tether.data.store import Store
 from tether.metrics.intervals import bootstrap_interval, paired_gain, seed_pooled_interval
 from tether.metrics.limit import limit_interval
-from tether.metrics.regression import mae, rmse
-from tether.metrics.shift import clip_oracle, mean_predictor
 from tether.run import Run
 from tether.serialization import read_json
+from tether.splits.report import reference_lines
 from tether.splits.split import Split
 
 if TYPE_CHECKING:
@@ -265,34 +264,13 @@ def _gains(errors: Errors, names: list[str]) -> list[dict[str, Any]]:
 
 def _reference_lines(store: Store, split: Split, units: dict[str, str]) -> list[dict[str, Any]]:
     """What one gets without learning anything; a model must beat both to extrapolate."""
-    lines = []
-    for target, unit in units.items():
-        values = store.label(target)
-        known = values[split.indices["train"]]
-        known = known[~np.isnan(known)]
-        for subset, rows in split.indices.items():
-            true = values[rows][~np.isnan(values[rows])]
-            if not subset.startswith("test/") or not true.size:
-                continue
-            guesses = {
-                "mean predictor": mean_predictor(known, len(true)),
-                "clip oracle": clip_oracle(true, float(known.min()), float(known.max())),
-            }
-            for name, guess in guesses.items():
-                if name == "clip oracle" and subset == "test/id":
-                    continue  # inside the range it is the truth itself
-                for metric, function in (("mae", mae), ("rmse", rmse)):
-                    lines.append(
-                        {
-                            "name": name,
-                            "target": target,
-                            "unit": unit,
-                            "subset": subset,
-                            "metric": metric,
-                            "value": function(true, guess),
-                        }
-                    )
-    return lines
+    return [
+        line
+        for target, unit in units.items()
+        for line in reference_lines(split, store.label(target), target=target, unit=unit)
+        # Inside the range the clip oracle is the truth itself.
+        if (line["name"], line["subset"]) != ("clip oracle", "test/id")
+    ]
 
 
 def _forgetting(metrics: dict[tuple[str, int], Any]) -> list[dict[str, Any]]:

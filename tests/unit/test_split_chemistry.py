@@ -12,14 +12,14 @@ import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
 
+from tether import packages
 from tether.bonds import perceived_molecule
 from tether.errors import TetherError
-from tether.splits import packages
+from tether.packages import require
 from tether.splits.composition import PROPERTIES, STATISTICS, composition_descriptors
 from tether.splits.elements import element_labels, element_pairs
 from tether.splits.geometry import geometry_descriptors
 from tether.splits.labels import label_each, with_label
-from tether.splits.packages import require
 from tether.splits.scaffold import ACYCLIC, scaffolds
 from tether.splits.symmetry import space_groups
 
@@ -276,4 +276,4 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
         element_labels([1], [0, 1], "group")
     element_labels([1], [0, 1], "element")  # the core installation can do this
     monkeypatch.undo()
-    require("numpy", "arithmetic")
+    require("numpy", "arithmetic", extra="splits")

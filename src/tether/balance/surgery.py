@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tether.errors import TetherError
+from tether.packages import require
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,6 +46,10 @@ class GradientSurgery:
         default_factory=lambda: {"step": torch.zeros((), dtype=torch.int64)}
     )
 
+    @cached_property
+    def _aggregate(self) -> Any:
+        return load_pcgrad()
+
     def tensors(self) -> dict[str, Tensor]:
         """Backward passes so far: the order depends on it."""
         return self.state
@@ -64,7 +69,7 @@ class GradientSurgery:
         if rows:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed + 1_000_003 * int(self.state["step"]))
-                combined = load_pcgrad()(torch.stack(rows))
+                combined = self._aggregate(torch.stack(rows))
             sizes = [parameter.numel() for parameter in moving]
             for parameter, piece in zip(moving, combined.split(sizes), strict=True):
                 parameter.grad = piece.view_as(parameter)
@@ -93,12 +98,7 @@ def load_pcgrad() -> Any:
     TetherError
         When the package is not installed.
     """
-    try:
-        from torchjd.aggregation import PCGrad
-    except ImportError:
-        raise TetherError(
-            "balance `surgery` needs the package torchjd, which is not installed",
-            expected="torchjd 0.18",
-            fix="pip install 'tether[surgery]'",
-        ) from None
+    require("torchjd.aggregation", "balance `surgery`", extra="surgery", package="torchjd")
+    from torchjd.aggregation import PCGrad
+
     return PCGrad()

@@ -9,6 +9,7 @@ import numpy as np
 from tether.collapse.checks import as_features, check_same_width, check_spread
 from tether.collapse.separation import davies_bouldin
 from tether.errors import TetherError
+from tether.packages import require
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -155,12 +156,7 @@ def open_tsne() -> tuple[Any, Any, Any]:
     TetherError
         When the package is not installed.
     """
-    try:
-        from openTSNE import TSNE, affinity, initialization
-    except ImportError:
-        raise TetherError(
-            "t-SNE needs the package openTSNE",
-            expected="it to be installed",
-            fix="pip install 'tether[collapse]'",
-        ) from None
+    require("openTSNE", "t-SNE", extra="collapse")
+    from openTSNE import TSNE, affinity, initialization
+
     return affinity, initialization, TSNE

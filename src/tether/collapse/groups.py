@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tether.errors import TetherError
+from tether.packages import require
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,15 +76,10 @@ def functional_groups(molecules: Sequence[Any]) -> list[NDArray[np.str_]]:
     >>> functional_groups(["CO"])[0].tolist()
     ['alkane', 'alcohol', 'alkane', 'alkane', 'alkane', 'alcohol']
     """
-    try:
-        from rdkit import Chem
-        from rdkit.rdBase import BlockLogs
-    except ImportError:
-        raise TetherError(
-            "functional groups need the package RDKit",
-            expected="it to be installed",
-            fix="pip install 'tether[collapse]'",
-        ) from None
+    require("rdkit", "finding functional groups", extra="collapse", package="RDKit")
+    from rdkit import Chem
+    from rdkit.rdBase import BlockLogs
+
     patterns = [(name, Chem.MolFromSmarts(smarts)) for name, smarts in FUNCTIONAL_GROUPS.items()]
     found = []
     for molecule in molecules:

@@ -8,6 +8,7 @@ import numpy as np
 
 from tether.collapse.checks import as_features, check_same_width, check_spread
 from tether.errors import TetherError
+from tether.packages import require
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -57,14 +58,8 @@ def wasserstein1(before: ArrayLike, after: ArrayLike, *, scale: float | None = N
             expected=f"at most {MAX_EXACT} a side",
             fix="draw fewer points, or use sliced_wasserstein1",
         )
-    try:
-        import ot
-    except ImportError:
-        raise TetherError(
-            "the exact Wasserstein distance needs the package POT",
-            expected="it to be installed",
-            fix="pip install 'tether[collapse]'",
-        ) from None
+    require("ot", "the exact Wasserstein distance", extra="collapse", package="POT")
+    import ot
     from scipy.spatial.distance import cdist
 
     # cdist, not a matrix product: a point must be at distance 0 from itself to the last bit.

@@ -51,16 +51,20 @@ def atom_groups(
     ptr = batch.ptr.numpy()
     numbers, positions = batch.numbers.numpy(), batch.positions.numpy()
     charges, periodic = batch.charge.numpy(), np.any(batch.pbc.numpy(), axis=1).tolist()
-    names: list[NDArray[np.str_]] = []
+    names = np.full(len(numbers), UNKNOWN, dtype=object)
+    known, molecules = [], []
     for system in range(batch.n_systems):
         atoms = slice(ptr[system], ptr[system + 1])
-        molecule = None
-        if not periodic[system] and ptr[system + 1] - ptr[system] <= _MAX_ATOMS:
-            charge = round(float(charges[system]))
-            molecule = perceived_molecule(numbers[atoms], positions[atoms], charge=charge)
-        unknown = np.full(ptr[system + 1] - ptr[system], UNKNOWN)
-        names.append(unknown if molecule is None else functional_groups([molecule])[0])
-    found: NDArray[np.str_] = np.concatenate(names)[ptr[place] + atom_idx]
+        if periodic[system] or ptr[system + 1] - ptr[system] > _MAX_ATOMS:
+            continue
+        charge = round(float(charges[system]))
+        molecule = perceived_molecule(numbers[atoms], positions[atoms], charge=charge)
+        if molecule is not None:
+            known.append(atoms)
+            molecules.append(molecule)
+    for atoms, groups in zip(known, functional_groups(molecules), strict=True):
+        names[atoms] = groups
+    found: NDArray[np.str_] = names[ptr[place] + atom_idx].astype(np.str_)
     return found
 
 

@@ -11,10 +11,10 @@ from tether.metrics.intervals import Gain, Interval
 from tether.metrics.resampling import (
     Statistic,
     check_settings,
+    drawn_means,
     exchange_test,
     losses_of,
     percentiles,
-    row_draws,
     statistic_of,
     unit_weights,
 )
@@ -171,16 +171,9 @@ def _draws(
         # As many seeds: the s-th of each share initialisation and order of data.
         counts = sorted({len(one) for one in losses})
         of_seeds = {n: unit_weights(generator, n, n_resamples) for n in counts}
-        done = 0
-        n_arrays = sum(len(one) for one in losses)
-        for chosen in row_draws(generator, losses[0].shape[1], n_resamples, n_arrays):
-            rows = slice(done, done + len(chosen))
-            for m, one in enumerate(losses):
-                means = one[:, chosen].mean(axis=2)
-                if weighting == "fold":
-                    means = statistic_of(means, statistic)
-                by_fold[m, rows, f] = np.einsum("bs,sb->b", of_seeds[len(one)][rows], means)
-            done += len(chosen)
+        for m, means in enumerate(drawn_means(generator, losses, n_resamples)):
+            by_seed = statistic_of(means, statistic) if weighting == "fold" else means
+            by_fold[m, :, f] = np.einsum("bs,sb->b", of_seeds[len(means)], by_seed)
     weights = unit_weights(generator, n_folds, n_resamples) * _weights(methods[0], weighting)
     weights /= weights.sum(axis=1, keepdims=True)
     found = np.einsum("bf,mbf->mb", weights, by_fold)

@@ -11,9 +11,9 @@ from tether.metrics.intervals import Interval
 from tether.metrics.resampling import (
     Statistic,
     check_settings,
+    drawn_means,
     losses_of,
     percentiles,
-    row_draws,
     statistic_of,
     unit_weights,
 )
@@ -109,14 +109,10 @@ def limit_interval(
     weights = {n: unit_weights(generator, n, n_resamples) for n in counts}
     drawn = np.empty((2, 2, n_resamples))  # method or reference, OOD or ID
     for side in (0, 1):
-        both = [each[side] for each in losses]
-        done = 0
-        for chosen in row_draws(generator, both[0].shape[1], n_resamples, sum(map(len, both))):
-            rows = slice(done, done + len(chosen))
-            for m, one in enumerate(both):
-                by_seed = statistic_of(one[:, chosen].mean(axis=2), statistic)
-                drawn[m, side, rows] = np.einsum("bs,sb->b", weights[len(one)][rows], by_seed)
-            done += len(chosen)
+        means = drawn_means(generator, [each[side] for each in losses], n_resamples)
+        for m, by_seed in enumerate(means):
+            errors = statistic_of(by_seed, statistic)
+            drawn[m, side] = np.einsum("bs,sb->b", weights[len(by_seed)], errors)
     value = distance_to_limit(*(_mean(one, statistic) for each in losses for one in each))
     gap, reference_gap = drawn[:, 0] - drawn[:, 1]
     if (reference_gap <= 0).mean() >= (1 - level) / 2:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Statistic",
     "check_settings",
+    "drawn_means",
     "exchange_test",
     "losses_of",
     "percentiles",
@@ -106,6 +107,33 @@ def row_draws(
     step = max(1, _CHUNK // (n * n_arrays))
     for start in range(0, n_resamples, step):
         yield generator.integers(n, size=(min(step, n_resamples - start), n))
+
+
+def drawn_means(
+    generator: np.random.Generator, losses: Sequence[NDArray[np.float64]], n_resamples: int
+) -> list[NDArray[np.float64]]:
+    """Mean losses of resampled structures, the same draw for all methods and seeds.
+
+    Parameters
+    ----------
+    generator : numpy.random.Generator
+        Source of the draws.
+    losses : sequence of array, each of shape (n_seeds, n)
+        By method, from `losses_of`.
+    n_resamples : int
+        Draws.
+
+    Returns
+    -------
+    list of array, each of shape (n_seeds, n_resamples)
+        By method.
+    """
+    n_arrays = sum(len(one) for one in losses)
+    parts = [
+        [one[:, chosen].mean(axis=2) for one in losses]
+        for chosen in row_draws(generator, losses[0].shape[1], n_resamples, n_arrays)
+    ]
+    return [np.concatenate(pieces, axis=1) for pieces in zip(*parts, strict=True)]
 
 
 def unit_weights(generator: np.random.Generator, n_units: int, n_draws: int) -> NDArray[np.float64]:

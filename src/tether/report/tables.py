@@ -213,14 +213,8 @@ def _add_limit_columns(
             value = as_number(entry.get("value"))
             low, high = as_number(entry.get("low")), as_number(entry.get("high"))
             interval = format_interval(low, high, 2)
-            row.append(
-                Cell(
-                    format_quantity(value, 2),
-                    value,
-                    details=(interval,) if interval and recipe != reference else (),
-                    muted=value is None,
-                )
-            )
+            details = (interval,) if interval and recipe != reference else ()
+            row.append(number_cell(value, 2, details=details))
         for row in foot:
             row.append(Cell(""))
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from ase.data import chemical_symbols, covalent_radii
 
+from tether.packages import require
 from tether.splits.elements import element_pairs
-from tether.splits.packages import require
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -103,7 +103,7 @@ def element_properties() -> NDArray[np.float64]:
     TetherError
         Without pymatgen.
     """
-    require("pymatgen", "the composition descriptor")
+    require("pymatgen", "the composition descriptor", extra="splits")
     table = np.zeros((_LAST + 1, len(PROPERTIES)))
     for z in range(1, _LAST + 1):
         table[z] = _properties_of(z)

@@ -8,8 +8,8 @@ import numpy as np
 from ase.data import chemical_symbols
 
 from tether.errors import TetherError
+from tether.packages import require
 from tether.splits.labels import Labels, label_each
-from tether.splits.packages import require
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -98,7 +98,7 @@ def element_pairs(
 def _name(z: int, kind: ElementKind) -> str:
     if kind == "element":
         return str(chemical_symbols[z])
-    require("pymatgen", f"method {kind}")
+    require("pymatgen", f"method {kind}", extra="splits")
     from pymatgen.core.periodic_table import Element
 
     element = Element.from_Z(z)

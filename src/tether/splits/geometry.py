@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tether.splits.packages import require
+from tether.packages import require
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -58,7 +58,7 @@ def geometry_descriptors(
     ----------
     Bartók, Kondor and Csányi, Phys. Rev. B 87, 184115 (2013); featomic computes it.
     """
-    require("featomic", "the structure descriptor")
+    require("featomic", "the structure descriptor", extra="splits")
     from featomic import SoapPowerSpectrum
 
     x, offsets = np.asarray(positions, dtype=np.float64), np.asarray(ptr, dtype=np.int64)

@@ -74,7 +74,7 @@ def reference_lines(
     split : Split
         With "train".
     values : array, shape (n_systems,)
-        Labels; the sets' rows must be labelled.
+        Labels; NaN is left out, and so is a test set without any label.
     target, unit : str
         Copied to the rows.
 
@@ -84,12 +84,12 @@ def reference_lines(
         Rows of summary.json's "reference_lines": name, target, unit, subset, metric, value.
     """
     array = np.asarray(values, dtype=np.float64)
-    train = array[split.indices["train"]]
+    labelled = {name: array[rows][~np.isnan(array[rows])] for name, rows in split.indices.items()}
+    train = labelled["train"]
     rows: list[dict[str, Any]] = []
-    for subset, members in split.indices.items():
-        if not subset.startswith("test/"):
+    for subset, true in labelled.items():
+        if not subset.startswith("test/") or not true.size:
             continue
-        true = array[members]
         predictions = {
             "mean predictor": mean_predictor(train, len(true)),
             "clip oracle": clip_oracle(true, float(train.min()), float(train.max())),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tether.bonds import perceived_molecule
-from tether.splits.packages import require
+from tether.packages import require
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -52,7 +52,7 @@ def scaffolds(
     Bemis and Murcko, J. Med. Chem. 39, 2887 (1996); Kim and Kim, Bull. Korean Chem. Soc. 36, 1769
     (2015), the perception of bond orders.
     """
-    require("rdkit", "method scaffold")
+    require("rdkit", "method scaffold", extra="splits")
     from rdkit import Chem
     from rdkit.Chem.Scaffolds import MurckoScaffold
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tether.errors import TetherError
-from tether.splits.packages import require
+from tether.packages import require
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -52,7 +52,7 @@ def space_groups(
     TetherError
         Without spglib, or for a structure that is not periodic in three directions.
     """
-    require("spglib", "method space-group")
+    require("spglib", "method space-group", extra="splits")
     # Its C part prints each tolerance that it tries in vain before it finds one that serves.
     os.environ.setdefault("SPGLIB_WARNING", "OFF")
     z, x = np.asarray(numbers, dtype=np.int64), np.asarray(positions, dtype=np.float64)

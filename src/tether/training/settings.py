@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from tether.errors import TetherError
+from tether.run import identity_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["TrainingSettings"]
+
+#: Fields in the identity of every run, see `identity_of`.
+_FIRST_FIELDS = frozenset({
+    "property_steps", "batch_size", "forcefield_batch_size", "max_atoms", "lr", "weight_decay",
+    "betas", "warmup_fraction", "final_lr_fraction", "clip_norm", "ema_decay", "validate_every",
+    "patience", "select_by", "loss", "force_weight", "energy_weight",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -73,13 +81,9 @@ class TrainingSettings:
         Returns
         -------
         dict
-            Fields by name; those that came later only where they are not at their default, so that
-            finished runs of before are known.
+            Fields by name; the later ones only where they are not at their default.
         """
-        found = asdict(self)
-        if self.stress_weight == type(self).stress_weight:
-            del found["stress_weight"]
-        return found
+        return identity_of(self, first=_FIRST_FIELDS)
 
     def __post_init__(self) -> None:
         for name in ("property_steps", "batch_size", "forcefield_batch_size", "validate_every"):

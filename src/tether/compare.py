@@ -19,7 +19,7 @@ from tether.summary import summarise
 from tether.training.log import read_log
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from concurrent.futures import Future
     from pathlib import Path
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tether.recipe import Recipe
     from tether.training.settings import TrainingSettings
 
-__all__ = ["Job", "check_comparison", "compare", "plan"]
+__all__ = ["Job", "check_comparison", "compare", "plan", "start_order"]
 
 #: Seconds between looks at the runs' logs.
 POLL = 1.0
@@ -71,7 +71,7 @@ def plan(config: Config, out: Path) -> list[Job]:
     Returns
     -------
     list of Job
-        In the order in which they start.
+        Recipes in the order of the config.
     """
     settings = config.settings()
     return [
@@ -88,9 +88,13 @@ def plan(config: Config, out: Path) -> list[Job]:
 
 def _property_steps(config: Config, recipe: Recipe) -> int:
     """Matched steps, or as many as the cost of `property_steps` plain property steps pays for."""
+    steps = config.settings().property_steps
+    return steps if config.budget == "steps" else max(1, round(steps / _step_cost(config, recipe)))
+
+
+def _step_cost(config: Config, recipe: Recipe) -> float:
+    """Cost of a property step and of what goes with it, in plain property steps."""
     settings = config.settings()
-    if config.budget == "steps":
-        return settings.property_steps
     derivative = config.forcefield_cost * settings.forcefield_batch_size / settings.batch_size
     per_step = 0.0
     if recipe.forcefield:
@@ -101,7 +105,28 @@ def _property_steps(config: Config, recipe: Recipe) -> int:
         per_step += derivative  # forces or noise: the same derivatives of the same features
     if recipe.distillation:
         per_step += DISTILLATION_COST
-    return max(1, round(settings.property_steps / (1.0 + per_step)))
+    return 1.0 + per_step
+
+
+def start_order(config: Config, jobs: Sequence[Job]) -> list[Job]:
+    """Runs in the order in which they start: seed by seed, the dearest steps first.
+
+    Left to the end, the longest run would keep one core busy while the others are idle.
+
+    Parameters
+    ----------
+    config : Config
+        What is compared.
+    jobs : sequence of Job
+        Of `plan`.
+
+    Returns
+    -------
+    list of Job
+        The same; equal ones in the order of the config.
+    """
+    costs = {recipe.name: _step_cost(config, recipe) for recipe in config.points()}
+    return sorted(jobs, key=lambda job: (config.seeds.index(job.seed), -costs[job.recipe.name]))
 
 
 def compare(
@@ -198,7 +223,7 @@ def _run_all(jobs: list[Job], config: Config, report: Callable[[Job, int, str], 
     threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // n_workers))
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(n_workers, mp_context=context) as pool:
-        queue = list(waiting)
+        queue = start_order(config, waiting)
         futures: dict[Future[None], Job] = {}
         try:
             while queue or futures:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from tether.compare import compare, plan
+from tether.compare import compare, plan, start_order
 from tether.config import Config, load_config
 from tether.data.store import Store
 from tether.errors import TetherError
@@ -228,6 +228,9 @@ def test_steps_of_each_budget(workspace: Any, tmp_path: Path) -> None:
         "noisy-nodes-s3",
         "full-s5",
     ]
+    order = [job.out.name for job in start_order(load_config(path), jobs)]
+    assert order[:4] == ["distillation-s3", "mft-s3", "mft-sampled-s3", "noisy-nodes-s3"]
+    assert order[4:7] == ["rare-s3", "full-s3", "distillation-s5"]
     jobs = plan(load_config(path, ["budget=compute"]), tmp_path / "out")
     steps = {job.recipe.name: job.settings.property_steps for job in jobs}
     # A force-field batch costs 2.0 * 16 / 32 property batches; rare draws one in four steps.

@@ -1,18 +1,16 @@
-"""Configuration files: the only place that knows YAML. Closed and typed; unknown keys are refused.
+"""`Config`: a comparison or a run, from a file and ``key=value`` overrides.
 
-Library functions take plain arguments; this module turns a file and ``key=value`` overrides into
-them.
+Library functions take plain arguments; this module turns a config into them.
 """
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import Field
 
+from tether.closed import Closed, apply_override, checked, read_yaml, to_yaml
 from tether.errors import TetherError
 from tether.inputs import AdaptInputs, BackboneChoice, HeadChoice
 from tether.recipe import Recipe, named_recipe
@@ -23,28 +21,22 @@ if TYPE_CHECKING:
 
 __all__ = ["Config", "load_config"]
 
-T = TypeVar("T")
 
-
-class _Closed(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class BackboneConfig(_Closed):
+class BackboneConfig(Closed):
     """``backbone:`` name and size."""
 
     name: str = "so3lr"
     options: dict[str, Any] = Field(default_factory=dict)
 
 
-class HeadConfig(_Closed):
+class HeadConfig(Closed):
     """``head:`` pooling and width."""
 
     pooling: Literal["mean", "sum", "max"] | None = None
     n_hidden: int = Field(default=128, ge=0)
 
 
-class Config(_Closed):
+class Config(Closed):
     """A comparison, or a single run: everything that determines the result.
 
     Attributes
@@ -54,7 +46,8 @@ class Config(_Closed):
     auxiliary, forcefield_test
         Force-field data, from `tether label`; the second is held out.
     recipes
-        Names, or mappings with ``base`` and the fields of `Recipe` to change.
+        Names, or mappings with ``base`` and the fields of `Recipe` to change; ``backbone`` there
+        stands for the one above.
     seeds
         One run each.
     budget
@@ -95,7 +88,7 @@ class Config(_Closed):
 
     def settings(self) -> TrainingSettings:
         """Training settings, checked."""
-        return _checked(TrainingSettings, self.training, "training")
+        return checked(TrainingSettings, self.training, "training")
 
     def points(self) -> list[Recipe]:
         """The recipes.
@@ -113,6 +106,7 @@ class Config(_Closed):
         points = []
         for entry in self.recipes:
             fields = {"base": entry} if isinstance(entry, str) else dict(entry)
+            _pop_backbone(fields)
             base = fields.pop("base", fields.get("name"))
             if not isinstance(base, str):
                 raise TetherError(
@@ -122,7 +116,7 @@ class Config(_Closed):
                 )
             # Checked as a whole: a changed field may have any type that YAML knows.
             fields = {**_fields(named_recipe(base)), **fields}
-            points.append(_checked(Recipe, fields, f"recipe {base!r}"))
+            points.append(checked(Recipe, fields, f"recipe {base!r}"))
         names = [point.name for point in points]
         for name in names:
             if names.count(name) > 1:
@@ -146,7 +140,7 @@ class Config(_Closed):
         Returns
         -------
         Config
-            With one recipe and one seed.
+            With one recipe, its backbone, and one seed.
 
         Raises
         ------
@@ -159,7 +153,11 @@ class Config(_Closed):
         own = [entry for point, entry in entries if point.name == recipe]
         if not own:
             named_recipe(recipe)
-        return self.model_copy(update={"recipes": (own[0] if own else recipe,), "seeds": (seed,)})
+        entry, backbone = own[0] if own else recipe, self.backbone
+        if isinstance(entry, dict):
+            entry = dict(entry)
+            backbone = _pop_backbone(entry) or backbone
+        return self.model_copy(update={"recipes": (entry,), "seeds": (seed,), "backbone": backbone})
 
     def backbone_choice(self) -> BackboneChoice:
         """Which backbone."""
@@ -171,7 +169,7 @@ class Config(_Closed):
 
     def to_yaml(self) -> str:
         """The complete configuration, defaults included."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return to_yaml(self.model_dump(mode="json"))
 
 
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
@@ -195,28 +193,10 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
         For a missing or unreadable file, an unknown key (with the nearest known one), or a value
         of the wrong type.
     """
-    content: Any = {}
-    if path is not None:
-        if not path.is_file():
-            raise TetherError(
-                f"there is no file {path}", expected="a YAML file", fix="check --config"
-            )
-        try:
-            content = yaml.safe_load(path.read_text()) or {}
-        except yaml.YAMLError as error:
-            problem = " ".join(str(error).split())
-            raise TetherError(
-                f"{path} is not YAML ({problem})", expected="a YAML mapping", fix="mend that line"
-            ) from None
-    if not isinstance(content, dict):
-        raise TetherError(
-            f"{path or 'config'} holds a {type(content).__name__}",
-            expected="a mapping of keys",
-            fix="see the example in the README",
-        )
+    content = {} if path is None else read_yaml(path, expected="the example in the README")
     for override in overrides:
-        _apply(content, override)
-    config = _checked(Config, content, "config")
+        apply_override(content, override)
+    config = checked(Config, content, "config")
     config.settings()
     config.points()
     for name, values in (("targets", config.targets), ("seeds", config.seeds)):
@@ -227,93 +207,19 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
     return config
 
 
-def _apply(content: dict[str, Any], override: str) -> None:
-    key, separator, value = override.partition("=")
-    if not separator or not key:
+def _pop_backbone(entry: dict[str, Any]) -> BackboneConfig | None:
+    """Take the backbone of its own out of a recipe's entry."""
+    if "backbone" not in entry:
+        return None
+    content = entry.pop("backbone")
+    if not isinstance(content, dict):
         raise TetherError(
-            f"override {override!r} has no value",
-            expected="key=value",
-            fix="write for example training.lr=1e-3",
+            f"`backbone` of a recipe is {content!r}",
+            expected="a mapping with name and options",
+            fix=f"write backbone: {{name: {content}}}",
         )
-    node = content
-    *parents, last = key.split(".")
-    for parent in parents:
-        node = node.setdefault(parent, {})
-        if not isinstance(node, dict):
-            raise TetherError(
-                f"override {override!r} goes below the value {parent!r}",
-                expected="a mapping there",
-                fix="set the whole value",
-            )
-    node[last] = _value(override, value)
-
-
-def _value(override: str, text: str) -> Any:
-    # YAML 1.1 reads 1e-3 as text; numbers are what everybody means.
-    try:
-        return float(text) if "e" in text.lower() else yaml.safe_load(text)
-    except ValueError:
-        pass
-    except yaml.YAMLError as error:
-        raise _bad_override(override, error) from None
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise _bad_override(override, error) from None
-
-
-def _bad_override(override: str, error: yaml.YAMLError) -> TetherError:
-    problem = " ".join(str(error).split())
-    return TetherError(
-        f"override {override!r} is not YAML ({problem})",
-        expected="key=value with a YAML value",
-        fix="write for example recipes=[full,mft]",
-    )
+    return checked(BackboneConfig, content, "backbone of a recipe")
 
 
 def _fields(recipe: Recipe) -> dict[str, Any]:
     return {name: getattr(recipe, name) for name in Recipe.__dataclass_fields__}
-
-
-def _checked(kind: type[T], content: dict[str, Any], where: str) -> T:
-    """Validate a mapping as `kind`, with errors in one line."""
-    for key in content:
-        if key not in _known(kind):
-            raise _unknown_key(key, _known(kind), where)
-    try:
-        return TypeAdapter(kind).validate_python(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-    cause = first.get("ctx", {}).get("error")
-    if isinstance(cause, TetherError):
-        raise cause
-    place = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        parent: Any = kind
-        for part in first["loc"][:-1]:
-            parent = parent.model_fields[part].annotation
-        raise _unknown_key(first["loc"][-1], _known(parent), f"{where}.{place.rpartition('.')[0]}")
-    if first["type"] == "missing":
-        raise TetherError(
-            f"{where} has no `{place}`",
-            expected="a value for it",
-            fix=f"add {place}=… to the config",
-        )
-    raise TetherError(
-        f"{where}: `{place}` is {first.get('input')!r}",
-        expected=str(first["msg"]).removeprefix("Input should be "),
-        fix=f"correct `{place}`",
-    )
-
-
-def _known(kind: Any) -> list[str]:
-    return list(getattr(kind, "model_fields", None) or kind.__dataclass_fields__)
-
-
-def _unknown_key(key: object, known: Sequence[str], where: str) -> TetherError:
-    near = difflib.get_close_matches(str(key), known, n=1)
-    return TetherError(
-        f"unknown key {key!r} in {where}",
-        expected=f"one of {', '.join(known)}",
-        fix=f"did you mean {near[0]!r}?" if near else "remove it",
-    )

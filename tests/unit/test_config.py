@@ -9,6 +9,8 @@ import pytest
 
 from tether.config import load_config
 from tether.errors import TetherError
+from tether.inputs import BackboneChoice
+from tether.jobs import plan
 
 BASE = ["store=s.arrow", "split=split.json", "targets=[gap]"]
 
@@ -65,9 +67,30 @@ def test_single_keeps_the_fields_of_a_changed_recipe() -> None:
         config.single("strng", 0)
 
 
+def test_a_recipe_can_have_a_backbone_of_its_own() -> None:
+    other = "{base: scratch, name: other, backbone: {name: tiny, options: {n_layers: 1}}}"
+    config = load_config(None, [*BASE, f"recipes=[full, {other}]"])
+    assert [point.name for point in config.points()] == ["full", "other"]
+    assert config.single("full", 0).backbone_choice().name == config.backbone.name
+    one = config.single("other", 0)
+    assert one.backbone_choice() == BackboneChoice("tiny", {"n_layers": 1})
+    # The run's own config says it once, and can be read again.
+    assert one.recipes == ({"base": "scratch", "name": "other"},)
+    jobs = plan(config, Path("out"))
+    assert [job.config.backbone.name for job in jobs[:2]] == [config.backbone.name, "tiny"]
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        (
+            ["recipes=[{base: full, backbone: tiny}]"],
+            r"`backbone` of a recipe is 'tiny'; .*fix: write backbone: \{name: tiny\}",
+        ),
+        (
+            ["recipes=[{base: full, backbone: {nam: tiny}}]"],
+            r"unknown key 'nam' in backbone of a recipe; .*did you mean 'name'\?",
+        ),
         (["stor=s"], r"unknown key 'stor' in config; .*did you mean 'store'\?"),
         (["training.lrr=1"], r"unknown key 'lrr' in training; .*did you mean 'lr'\?"),
         (["backbone.nam=x"], r"unknown key 'nam' in config.backbone; .*did you mean 'name'\?"),

@@ -11,10 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from tether.compare import compare, plan, start_order
+from tether.compare import compare
 from tether.config import Config, load_config
 from tether.data.store import Store
 from tether.errors import TetherError
+from tether.jobs import plan, start_order
 from tether.predict import load_run
 from tether.run import Run
 from tether.serialization import read_json
@@ -228,7 +229,7 @@ def test_steps_of_each_budget(workspace: Any, tmp_path: Path) -> None:
         "noisy-nodes-s3",
         "full-s5",
     ]
-    order = [job.out.name for job in start_order(load_config(path), jobs)]
+    order = [job.out.name for job in start_order(jobs)]
     assert order[:4] == ["distillation-s3", "mft-s3", "mft-sampled-s3", "noisy-nodes-s3"]
     assert order[4:7] == ["rare-s3", "full-s3", "distillation-s5"]
     jobs = plan(load_config(path, ["budget=compute"]), tmp_path / "out")

@@ -29,12 +29,12 @@ def adapt_command(
 ) -> None:
     """Adapt a backbone with one recipe; run it again after a kill and it continues."""
     from tether.cli.progress import run_progress
-    from tether.compare import Job
     from tether.config import load_config
+    from tether.jobs import Job
 
     changes = [*(overrides or []), *(["watch_collapse=true"] if watch_collapse else [])]
     loaded = load_config(config, changes).single(recipe, seed)
-    job = Job(loaded.points()[0], seed, loaded.settings(), out)
+    job = Job(loaded, loaded.points()[0], seed, 0, loaded.settings(), out, out.name)
     console = Console(stderr=as_json)
     from tether.adapt import adapt, check_run
     from tether.atomic import atomic_path

@@ -28,14 +28,15 @@ def compare_command(
     """Compare recipes over seeds, ID against OOD; a killed comparison continues."""
     from tether.cli.progress import run_progress
     from tether.cli.tables import print_comparison
-    from tether.compare import check_comparison, compare, plan
+    from tether.compare import compare
     from tether.config import load_config
+    from tether.jobs import check_jobs, plan
 
     loaded = load_config(config, overrides or [])
     jobs = plan(loaded, out)
     console = Console(stderr=as_json)
     if dry_run:
-        check_comparison(loaded, out)
+        check_jobs(jobs)
         runs = {str(job.out): job.settings.property_steps for job in jobs}
         if as_json:
             typer.echo(json.dumps({"config": loaded.model_dump(mode="json"), "runs": runs}))

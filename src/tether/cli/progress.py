@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from tether.compare import Job
+    from tether.jobs import Job
     from tether.run import Run
 
 __all__ = ["print_run", "run_progress"]
@@ -64,7 +64,7 @@ def run_progress(
         overall = progress.add_task("all runs", total=total, visible=len(jobs) > 1)
 
         def report(job: Job, steps: int, state: str) -> None:
-            name, n_steps = job.out.name, job.settings.property_steps
+            name, n_steps = job.label, job.settings.property_steps
             done[name] = steps
             progress.update(overall, completed=sum(done.values()))
             if state == "running" and name not in bars:

@@ -10,6 +10,7 @@ import typer
 
 from tether.cli.options import DryRunOption, JsonOption
 from tether.cli.split_options import (
+    AvoidOption,
     ByIdOption,
     DescriptorsOption,
     FileOption,
@@ -64,6 +65,7 @@ def split_command(
     val_fraction: ValFractionOption = None,
     nested_validation: NestedValidationOption = False,
     train_size: TrainSizeOption = None,
+    avoid: AvoidOption = None,
     near: NearOption = 0.01,
     seed: SeedOption = 42,
     sets: SetsOption = None,
@@ -78,6 +80,7 @@ def split_command(
     from tether.split_table import split_table
     from tether.splits.make import make_split
     from tether.splits.rule import Rule
+    from tether.splits.split import Split
 
     if out.suffix != ".json":
         raise TetherError(
@@ -99,14 +102,17 @@ def split_command(
         by_id=by_id,
         seed=seed,
     )
+    opened = Store.open(store)
+    others = [Split.from_json(path, fingerprint=opened.fingerprint) for path in avoid or []]
     split = make_split(
-        split_table(Store.open(store), rule, target=target, descriptors=descriptors),
+        split_table(opened, rule, target=target, descriptors=descriptors),
         rule,
         name=name,
         val_fraction=val_fraction,
         val_size=val_size,
         nested=nested_validation,
         train_size=train_size,
+        avoid=[rows for other in others for name, rows in other.indices.items() if name != "train"],
         near=near or None,
     )
     if not dry_run:
@@ -185,8 +191,10 @@ def _print(split: Split, console: Console, out: Path | None) -> None:
 
 def _notes(split: Split) -> list[str]:
     report = split.report
+    avoided = split.parameters.get("n_avoided", 0)
     notes = [
-        f"not used: {report['n_unlabelled']:,} unlabelled, {report['n_unused']:,} in no set",
+        f"not used: {report['n_unlabelled']:,} unlabelled, {report['n_unused']:,} in no set"
+        + (f", {avoided:,} of them avoided" if avoided else ""),
     ]
     nested = split.parameters.get("nested_validation")
     if nested is not None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 __all__ = [
+    "AvoidOption",
     "ByIdOption",
     "DescriptorsOption",
     "FileOption",
@@ -83,6 +84,10 @@ NestedValidationOption = Annotated[
     ),
 ]
 TrainSizeOption = Annotated[int | None, typer.Option(help="Keep so many of train.")]
+AvoidOption = Annotated[
+    list[Path] | None,
+    typer.Option(help="Split of the same store whose validation and test rows no set may have."),
+]
 NearOption = Annotated[
     float,
     typer.Option(help="Tolerance of near-duplicates, in standard deviations; 0 = none sought."),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from tether.errors import TetherError
 from tether.splits.apply import nested_validation, prepared, split_by
 from tether.splits.near import NEAR_TOLERANCE
@@ -13,6 +15,10 @@ from tether.splits.report import split_report
 from tether.splits.rule import BY_VALUE, NAMED
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike
+
     from tether.splits.rule import Rule
     from tether.splits.split import Split
     from tether.splits.table import Table
@@ -29,6 +35,7 @@ def make_split(
     val_size: int | None = None,
     nested: bool = False,
     train_size: int | None = None,
+    avoid: Sequence[ArrayLike] = (),
     near: float | None = NEAR_TOLERANCE,
 ) -> Split:
     """Make a split, carve the validation set, shrink the training set, and look at the result.
@@ -49,6 +56,9 @@ def make_split(
         Make the validation set by the OOD rule itself, inside "train": see `nested_validation`.
     train_size : int, optional
         Rows of "train" to keep; taken after the validation set, so that this does not depend on it.
+    avoid : sequence of array of int
+        Rows that no set may have, as the test sets of other splits; taken out of the sets of the
+        rule, before a validation set is carved.
     near : float or None
         Tolerance of near-duplicates, see `near_duplicates`; None = do not look for them.
 
@@ -74,6 +84,8 @@ def make_split(
     rule.check(table)
     table = prepared(table, rule)
     split = split_by(rule, table)
+    if avoid:
+        split = _without(split, avoid)
     if nested and rule.method in NAMED:
         raise TetherError(
             f"method {rule.method!r} has no OOD rule to make a validation set by",
@@ -90,6 +102,15 @@ def make_split(
     if train_size is not None:
         split = subsample_train(split, train_size, seed=rule.seed)
     return _finished(split, table, name, near=near)
+
+
+def _without(split: Split, avoid: Sequence[ArrayLike]) -> Split:
+    unwanted = np.unique(np.concatenate([np.asarray(rows, dtype=np.int64) for rows in avoid]))
+    indices = {
+        name: rows[np.isin(rows, unwanted, invert=True)] for name, rows in split.indices.items()
+    }
+    n_avoided = sum(split.sizes.values()) - sum(len(rows) for rows in indices.values())
+    return split.with_indices(indices, parameters={"n_avoided": n_avoided})
 
 
 def _finished(split: Split, table: Table, name: str | None, *, near: float | None) -> Split:

@@ -1,0 +1,125 @@
+"""`bench`: a suite's data, its runs, its results; a killed one goes on where it was."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+from tether.compare import write_config
+from tether.errors import TetherError
+from tether.jobs import Job, check_jobs, plan, run_jobs
+from tether.serialization import write_json
+from tether.suites.results import suite_results
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from tether.suites.suite import Stage, Suite
+
+__all__ = ["bench", "prepare_suite", "suite_jobs", "write_results"]
+
+
+def suite_jobs(suite: Suite) -> list[Job]:
+    """The runs of a suite.
+
+    Parameters
+    ----------
+    suite : Suite
+        From `load_suite`.
+
+    Returns
+    -------
+    list of Job
+        Task by task.
+    """
+    return [job for task in suite.tasks for job in plan(task.config, task.out, task=task.name)]
+
+
+def prepare_suite(
+    suite: Suite, report: Callable[[Stage, str], None] = lambda _stage, _state: None
+) -> None:
+    """Make the data that are not there yet, each with the command that a user would give.
+
+    Parameters
+    ----------
+    suite : Suite
+        From `load_suite`.
+    report : callable
+        Called with each stage before it runs, and its state: done or running.
+
+    Raises
+    ------
+    TetherError
+        When a command fails; it has said why.
+    """
+    for stage in suite.stages:
+        report(stage, "done" if stage.is_done else "running")
+        if stage.is_done:
+            continue
+        stage.out.parent.mkdir(parents=True, exist_ok=True)
+        # A process of its own: what a stage holds in memory is gone before the runs start.
+        command = [sys.executable, "-m", "tether.cli", *stage.arguments]
+        if subprocess.run(command, check=False).returncode:  # noqa: S603  (tether's own verbs)
+            raise TetherError(
+                f"stage `tether {' '.join(stage.arguments)}` failed",
+                expected=f"{stage.out}",
+                fix="see the error above; the same command continues",
+            )
+
+
+def bench(
+    suite: Suite,
+    *,
+    jobs: Sequence[Job],
+    workers: int | None = None,
+    report: Callable[[Job, int, str], None] = lambda _job, _steps, _state: None,
+) -> dict[str, Any]:
+    """Run what is not yet complete, one process a core; then write the results.
+
+    Parameters
+    ----------
+    suite : Suite
+        Whose data are there, see `prepare_suite`.
+    jobs : sequence of Job
+        Of `suite_jobs`, or some of them.
+    workers : int, optional
+        Runs at a time; default one a core.
+    report : callable
+        As of `run_jobs`.
+
+    Returns
+    -------
+    dict
+        The content of ``results.json``.
+
+    Raises
+    ------
+    TetherError
+        For bad input, before anything runs; a run that fails later stops the others.
+    """
+    for task in suite.tasks:
+        own = [job for job in jobs if job.out.parent.parent == task.out]
+        if own:
+            check_jobs(own, structures=not all(job.is_complete for job in own))
+            write_config(task.config, task.out)
+    run_jobs(jobs, report, workers=workers)
+    return write_results(suite)
+
+
+def write_results(suite: Suite) -> dict[str, Any]:
+    """Write ``results.json`` from what is finished.
+
+    Parameters
+    ----------
+    suite : Suite
+        From `load_suite`.
+
+    Returns
+    -------
+    dict
+        The content of ``results.json``.
+    """
+    results = suite_results(suite)
+    write_json(suite.out / "results.json", results)
+    return results

@@ -1,0 +1,1 @@
+"""Suites: benchmarks of several comparisons, run by `tether bench`."""

@@ -1,0 +1,255 @@
+"""`suite_results`: the finished runs of a suite → the numbers of its tables and plots."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tether.compare import summarise_comparison
+from tether.errors import TetherError
+from tether.jobs import plan
+from tether.metrics.folds import fold_gain, fold_interval
+from tether.metrics.tasks import compare_over_tasks, holm, mean_ranks
+from tether.run import Run
+from tether.serialization import read_json
+from tether.summary import REFERENCES, errors_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from tether.metrics.resampling import Statistic
+    from tether.suites.suite import Suite, Task
+
+__all__ = ["suite_results"]
+
+#: (recipe, seed) → error of one subset.
+_BySeed = dict[tuple[str, int], Any]
+
+
+def suite_results(suite: Suite) -> dict[str, Any]:
+    """Collect what is finished; each task's ``summary.json`` and report are brought up to date.
+
+    Parameters
+    ----------
+    suite : Suite
+        Whose folder is read.
+
+    Returns
+    -------
+    dict
+        ``tasks``: of each task its values, unit, runs done and to do, and the pooled rows, gains
+        and limits of its summary. ``over_tasks``: every recipe against each reference over the
+        tasks that both have finished; ``ranks``. ``groups``: the same over the folds of a data set,
+        where the suite has such; ``curves``: pooled errors along the suite's axis.
+    """
+    entries = [_entry(suite, task) for task in suite.tasks]
+    done = [entry for entry in entries if entry["rows"]]
+    return {
+        "format": 1,
+        "name": suite.name,
+        "summary": suite.summary,
+        "metric": suite.metric,
+        "published": suite.published,
+        "axis": suite.axis,
+        "tasks": entries,
+        "over_tasks": _over_tasks(done),
+        "ranks": _ranks(done),
+        "groups": _groups(suite) if suite.groups else [],
+        "curves": _curves(suite.axis, done) if suite.axis else [],
+    }
+
+
+def _entry(suite: Suite, task: Task) -> dict[str, Any]:
+    jobs = plan(task.config, task.out)
+    states = {f"{job.recipe.name}-s{job.seed}": job.is_complete for job in jobs}
+    summary = _summary(task, states) if any(states.values()) else {}
+    metric = suite.metric
+
+    def pick(key: str) -> list[dict[str, Any]]:
+        return [row for row in summary.get(key, []) if row["metric"] == metric]
+
+    pooled = [row for row in pick("rows") if row["seed"] == "pooled"]
+    seeds = [row for row in pick("rows") if row["seed"] != "pooled" and row["subset"] != "val"]
+    return {
+        "name": task.name,
+        "values": task.values,
+        "targets": list(task.config.targets),
+        "unit": pooled[0]["unit"] if pooled else "",
+        "runs": states,
+        "steps": {job.recipe.name: job.settings.property_steps for job in jobs},
+        "rows": pooled,
+        "seed_rows": seeds,
+        "gains": pick("gains"),
+        "limit_distances": pick("limit_distances"),
+        "reference_lines": pick("reference_lines"),
+        "forgetting": summary.get("forgetting", []),
+        "sizes": summary.get("split", {}).get("sizes", {}),
+    }
+
+
+def _summary(task: Task, states: Mapping[str, bool]) -> dict[str, Any]:
+    """The task's summary, made again only where runs have come since."""
+    path = task.out / "summary.json"
+    missing = [name for name, is_done in states.items() if not is_done]
+    if path.exists():
+        found: dict[str, Any] = read_json(path)
+        same = found.get("config") == task.config.model_dump(mode="json")
+        if same and sorted(found.get("missing_runs", [])) == sorted(missing):
+            return found
+    return summarise_comparison(task.config, task.out)
+
+
+def _by_seed(entry: Mapping[str, Any], target: str, subset: str) -> _BySeed:
+    return {
+        (row["recipe"], row["seed"]): row["value"]
+        for row in entry["seed_rows"]
+        if (row["target"], row["subset"]) == (target, subset)
+    }
+
+
+def _columns(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(target, subset) of the test sets of a task."""
+    return list(dict.fromkeys((row["target"], row["subset"]) for row in entry["seed_rows"]))
+
+
+def _matched(entries: Sequence[Mapping[str, Any]], recipes: Sequence[str]) -> dict[str, Any]:
+    """Subset → one error a task for each recipe: mean over the seeds that all of them have."""
+    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for entry in entries:
+        for target, subset in _columns(entry):
+            values = _by_seed(entry, target, subset)
+            shared = set.intersection(*({s for r, s in values if r == one} for one in recipes))
+            if shared:
+                for recipe in recipes:
+                    mean = float(np.mean([values[recipe, seed] for seed in sorted(shared)]))
+                    found[subset][recipe].append(mean)
+    return found
+
+
+def _recipes(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Recipes with a finished run, in the order of the configurations."""
+    named = dict.fromkeys(recipe for entry in entries for recipe in entry["steps"])
+    run = {row["recipe"] for entry in entries for row in entry["rows"]}
+    return [name for name in named if name in run]
+
+
+def _over_tasks(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    recipes = _recipes(entries)
+    for reference in (r for r in REFERENCES if r in recipes):
+        by_subset: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for recipe in (r for r in recipes if r != reference):
+            for subset, errors in _matched(entries, [reference, recipe]).items():
+                if len(errors[recipe]) > 1:
+                    (found,) = compare_over_tasks(errors, reference)
+                    by_subset[subset].append({"subset": subset, **vars(found)})
+        # Recipes may have finished other tasks, but their tests are one family.
+        for family in by_subset.values():
+            corrected = holm([row["p_value"] for row in family])
+            for row, p in zip(family, corrected.tolist(), strict=True):
+                row["p_holm"] = p
+            rows += family
+    return rows
+
+
+def _ranks(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Of the recipes that every task with results has finished with a common seed."""
+    rows = []
+    everywhere = [
+        recipe
+        for recipe in _recipes(entries)
+        if all(any(row["recipe"] == recipe for row in entry["seed_rows"]) for entry in entries)
+    ]
+    if len(everywhere) < 3 or len(entries) < 2:
+        return []
+    for subset, errors in _matched(entries, everywhere).items():
+        try:
+            found = mean_ranks(errors)
+        except TetherError:  # a single task, or an error of exactly zero: there is no rank to give
+            continue
+        rows.append(
+            {
+                "subset": subset,
+                "ranks": dict(zip(errors, found.ranks.tolist(), strict=True)),
+                "p_value": found.p_value,
+                "critical_difference": found.critical_difference,
+                "n_tasks": found.n_tasks,
+            }
+        )
+    return rows
+
+
+def _curves(axis: str, entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    rows = [
+        {"x": entry["values"][axis], **{k: row[k] for k in keys}}
+        for entry in entries
+        for row in entry["rows"]
+        if row["subset"] != "val"
+        for keys in [("recipe", "target", "unit", "subset", "metric", "value", "low", "high")]
+    ]
+    return sorted(rows, key=lambda row: float(row["x"]))
+
+
+def _groups(suite: Suite) -> list[dict[str, Any]]:
+    """Folds of one data set together: errors and gains with hierarchical intervals."""
+    assert suite.groups is not None
+    by_group: dict[str, list[Task]] = defaultdict(list)
+    for task in suite.tasks:
+        by_group[str(task.values[suite.groups])].append(task)
+    rows = []
+    for group, tasks in by_group.items():
+        folds = [_fold_errors(task) for task in tasks]
+        names = list(dict.fromkeys(name for fold in folds for name, _ in fold))
+        keys = dict.fromkeys(key for fold in folds for run in fold.values() for key in run)
+        for target, subset in (key for key in keys if key[1].startswith("test/")):
+            errors = [_common_seeds(fold, names, (target, subset)) for fold in folds]
+            # Only folds that every recipe has finished: all are judged on the same.
+            kept = [fold for fold in errors if fold]
+            if kept:
+                where = {"group": group, "target": target, "subset": subset}
+                by_recipe = {name: [fold[name] for fold in kept] for name in names}
+                rows += _group_rows(by_recipe, suite.metric, where)
+    return rows
+
+
+def _fold_errors(task: Task) -> dict[tuple[str, int], dict[tuple[str, str], NDArray[np.float64]]]:
+    jobs = [job for job in plan(task.config, task.out) if job.is_complete]
+    return {(job.recipe.name, job.seed): errors_of(Run(job.out)) for job in jobs}
+
+
+def _common_seeds(
+    fold: Mapping[tuple[str, int], Mapping[tuple[str, str], NDArray[np.float64]]],
+    names: Sequence[str],
+    key: tuple[str, str],
+) -> dict[str, list[NDArray[np.float64]]]:
+    """Recipe → errors of the seeds that all recipes have finished; empty where there is none."""
+    seeds = [{seed for name, seed in fold if name == one} for one in names]
+    shared = sorted(set.intersection(*seeds))
+    if not shared or any(key not in fold[name, seed] for name in names for seed in shared):
+        return {}
+    return {name: [fold[name, seed][key] for seed in shared] for name in names}
+
+
+def _group_rows(
+    errors: Mapping[str, list[list[NDArray[np.float64]]]], metric: Statistic, where: dict[str, str]
+) -> list[dict[str, Any]]:
+    rows = []
+    for name, ours in errors.items():
+        row = {
+            "recipe": name,
+            **where,
+            "metric": metric,
+            "n_folds": len(ours),
+            **vars(fold_interval(ours, metric)),
+        }
+        row["gains"] = {
+            reference: vars(fold_gain(ours, errors[reference], metric))
+            for reference in REFERENCES
+            if reference in errors and reference != name
+        }
+        rows.append(row)
+    return rows

@@ -1,0 +1,300 @@
+"""`Suite`: several comparisons that answer one question, with the commands that make their data.
+
+A suite is a YAML file: one of those beside this module, or a user's own::
+
+    summary: what it asks
+    metric: rmse                      # that its tables show
+    published: boom-qm9               # optional: figures of the literature, see `tether.outside`
+    tasks:                            # name → values for {placeholders}
+      homo: {target: homo}
+      gap: {target: gap, config: {recipes: [scratch, full, mft, wise]}}   # changes for one task
+    stages:                           # tether commands; those that name a task's value run for each
+      - prepare qm9 --target homo --target gap --out {out}/qm9.arrow
+      - split {out}/qm9.arrow --target {target} --out {out}/{task}/split.json
+    config:                           # of `tether compare`, with placeholders
+      store: "{out}/qm9.arrow"
+      split: "{out}/{task}/split.json"
+      targets: ["{target}"]
+
+Placeholders: ``{out}`` the suite's folder, ``{data}`` the folder of files that the suite does not
+make, ``{task}`` the task's name, and the values of the task.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from tether.closed import Closed, apply_override, checked, read_yaml
+from tether.config import Config
+from tether.errors import TetherError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = ["Stage", "Suite", "Task", "load_suite", "suite_names"]
+
+#: Verbs that a stage may use: those that make data.
+STAGE_VERBS = ("prepare", "split", "label")
+_FOLDER = files(__package__)
+
+
+class SuiteFile(Closed):
+    """What a suite's file holds."""
+
+    summary: str
+    metric: Literal["mae", "rmse"] = "rmse"
+    published: str | None = None
+    groups: str | None = None
+    axis: str | None = None
+    tasks: dict[str, dict[str, Any]] = Field(min_length=1)
+    stages: list[str] = Field(default_factory=list)
+    config: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One comparison of a suite.
+
+    Attributes
+    ----------
+    name : str
+        Of its folder.
+    values : dict
+        What it was made from: target, fold, size, …
+    config : Config
+        What is compared.
+    out : Path
+        Its folder.
+    """
+
+    name: str
+    values: dict[str, Any]
+    config: Config
+    out: Path
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A command that makes data.
+
+    Attributes
+    ----------
+    arguments : tuple of str
+        Of ``tether``.
+    out : Path
+        What it makes; where it is there, the stage is done.
+    """
+
+    arguments: tuple[str, ...]
+    out: Path
+
+    @property
+    def is_done(self) -> bool:
+        """Whether its result is there; every command writes it in one step, at its end."""
+        return self.out.exists()
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A suite whose placeholders are filled.
+
+    Attributes
+    ----------
+    name, summary : str
+        What it is called, and what it asks.
+    metric : {"mae", "rmse"}
+        What its tables show.
+    published : str or None
+        Set of figures of the literature to stand beside.
+    groups : str or None
+        Value by which tasks are folds of one data set.
+    axis : str or None
+        Numeric value along which tasks form a curve, as the size of the training set.
+    tasks : tuple of Task
+        Comparisons.
+    stages : tuple of Stage
+        Commands, in order.
+    out : Path
+        Its folder.
+    """
+
+    name: str
+    summary: str
+    metric: Literal["mae", "rmse"]
+    published: str | None
+    groups: str | None
+    axis: str | None
+    tasks: tuple[Task, ...]
+    stages: tuple[Stage, ...]
+    out: Path
+
+
+def suite_names() -> list[str]:
+    """The suites that tether brings along.
+
+    Returns
+    -------
+    list of str
+        Names for `load_suite`.
+    """
+    return sorted(
+        Path(entry.name).stem for entry in _FOLDER.iterdir() if entry.name.endswith(".yaml")
+    )
+
+
+def load_suite(
+    name: str,
+    *,
+    out: Path,
+    data: Path | None = None,
+    tasks: Sequence[str] = (),
+    recipes: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+) -> Suite:
+    """Read a suite and fill its placeholders.
+
+    Parameters
+    ----------
+    name : str
+        One of `suite_names`, or a YAML file.
+    out : Path
+        Folder of the suite.
+    data : Path, optional
+        Folder of the files that a suite's stages read and do not make.
+    tasks, recipes : sequence of str
+        The only ones wanted; default all.
+    overrides : sequence of str
+        ``key=value``, for the configuration of every task.
+
+    Returns
+    -------
+    Suite
+        Checked, nothing read but its file.
+
+    Raises
+    ------
+    TetherError
+        For an unknown suite, task, recipe, key or placeholder, a command that is not one of
+        `STAGE_VERBS`, or folders of data that are needed and not given.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else Path(str(_FOLDER / f"{name}.yaml"))
+    if not path.is_file():
+        raise TetherError(
+            f"unknown suite {name!r}",
+            expected=f"one of {', '.join(suite_names())}, or a YAML file",
+            fix="see `tether bench --help`",
+        )
+    content = checked(SuiteFile, read_yaml(path, expected="tether.suites.suite"), f"suite {name}")
+    _known(tasks, content.tasks, f"task of suite {name}")
+    for given in content.tasks.values():
+        _known([key for key in (content.axis, content.groups) if key], given, "value of a task")
+    folders = {"out": str(out), **({} if data is None else {"data": str(data)})}
+    values = {task: _values(task, given, folders) for task, given in content.tasks.items()}
+    wanted = [task for task in content.tasks if not tasks or task in tasks]
+    configs = {task: _config(content, task, values[task], overrides) for task in wanted}
+    names = dict.fromkeys(point.name for config in configs.values() for point in config.points())
+    _known(recipes, names, f"recipe of suite {name}")
+    if recipes:
+        configs = {task: _only(config, recipes) for task, config in configs.items()}
+    return Suite(
+        name=path.stem,
+        summary=content.summary,
+        metric=content.metric,
+        published=content.published,
+        groups=content.groups,
+        axis=content.axis,
+        tasks=tuple(
+            Task(
+                task,
+                {k: v for k, v in content.tasks[task].items() if k != "config"},
+                config,
+                out / task,
+            )
+            for task, config in configs.items()
+            if config.recipes  # not every task has every recipe
+        ),
+        # A stage may read what a stage of another task wrote, so none is left out.
+        stages=tuple(_stages(content.stages, values)),
+        out=out,
+    )
+
+
+def _known(wanted: Sequence[str], known: Mapping[str, Any], what: str) -> None:
+    for name in wanted:
+        if name not in known:
+            raise TetherError(
+                f"unknown {what}: {name!r}",
+                expected=f"one of {', '.join(known)}",
+                fix="correct the name, or leave it out for all",
+            )
+
+
+def _values(task: str, given: Mapping[str, Any], folders: Mapping[str, str]) -> dict[str, Any]:
+    """Values of a task; texts among them may name the folders."""
+    plain = {k: _filled(v, folders) for k, v in given.items() if k != "config"}
+    return {**folders, "task": task, **plain}
+
+
+def _filled(template: Any, values: Mapping[str, Any]) -> Any:
+    """Fill the placeholders of every text in a value as YAML has them."""
+    if isinstance(template, dict):
+        return {key: _filled(value, values) for key, value in template.items()}
+    if isinstance(template, list):
+        return [_filled(value, values) for value in template]
+    if not isinstance(template, str):
+        return template
+    try:
+        return template.format_map(values)
+    except KeyError as error:
+        missing = str(error.args[0])
+        fix = "name it with --data FOLDER" if missing == "data" else "add it to each task"
+        raise TetherError(
+            f"{template!r} names {{{missing}}}, which has no value",
+            expected=f"one of {', '.join(values)}",
+            fix=fix,
+        ) from None
+
+
+def _config(
+    content: SuiteFile,
+    task: str,
+    values: Mapping[str, Any],
+    overrides: Sequence[str],
+) -> Config:
+    changes = content.tasks[task].get("config", {})
+    fields = _filled({**content.config, **changes}, values)
+    for override in overrides:
+        apply_override(fields, override)
+    config = checked(Config, fields, f"config of task {task}")
+    config.settings()
+    config.points()
+    return config
+
+
+def _only(config: Config, recipes: Sequence[str]) -> Config:
+    entries = zip(config.points(), config.recipes, strict=True)
+    chosen = tuple(entry for point, entry in entries if point.name in recipes)
+    return config.model_copy(update={"recipes": chosen})
+
+
+def _stages(templates: Sequence[str], values: Mapping[str, Mapping[str, Any]]) -> list[Stage]:
+    """Each template for each task, stage by stage; commands that come out the same stand once."""
+    commands = [_filled(text, given) for text in templates for given in values.values()]
+    return [_stage(command) for command in dict.fromkeys(commands)]
+
+
+def _stage(command: str) -> Stage:
+    arguments = tuple(shlex.split(command))
+    if not arguments or arguments[0] not in STAGE_VERBS or "--out" not in arguments[:-1]:
+        raise TetherError(
+            f"stage {command!r}",
+            expected=f"one of {', '.join(STAGE_VERBS)}, with --out",
+            fix="write it as on the command line, without `tether`",
+        )
+    return Stage(arguments, Path(arguments[arguments.index("--out") + 1]))

@@ -1,0 +1,226 @@
+"""Suites: what a file means, what runs, what the results say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from tether.bench import bench, prepare_suite, suite_jobs, write_results
+from tether.errors import TetherError
+from tether.metrics.intervals import seed_pooled_interval
+from tether.run import Run
+from tether.serialization import read_json
+from tether.suites.results import suite_results
+from tether.suites.suite import load_suite, suite_names
+from tether.summary import errors_of
+
+RECIPES = ["scratch", "full", {"base": "mft", "name": "strong", "forcefield_weight": 1.0}]
+
+
+def _content(workspace: Any, **changes: Any) -> dict[str, Any]:
+    config = workspace.config(split="{out}/{task}/split.json", recipes=RECIPES, seeds=[0, 1])
+    config["training"] |= {"property_steps": 2, "validate_every": 1}
+    config.pop("workers")
+    split = f"split {workspace.store} --method size --target gap --ood 6 --val-size 6 --near 0"
+    return {
+        "summary": "small",
+        "groups": "kind",
+        "axis": "size",
+        "tasks": {
+            "a": {"size": 8, "kind": "x"},
+            "b": {"size": 12, "kind": "x", "config": {"recipes": RECIPES[:2]}},
+        },
+        "stages": [
+            f"{split} --train-size {{size}} --out {{out}}/{{task}}/split.json",
+        ],
+        "config": config,
+        **changes,
+    }
+
+
+def _write(folder: Path, content: dict[str, Any]) -> str:
+    path = folder / "small.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return str(path)
+
+
+def test_placeholders_make_tasks_and_each_command_once(workspace: Any, tmp_path: Path) -> None:
+    content = _content(workspace)
+    content["stages"].insert(0, "prepare {data}/x.npz --out {out}/x.arrow")
+    suite = load_suite(_write(tmp_path, content), out=Path("o"), data=Path("d"))
+    assert [" ".join(stage.arguments[:3]) for stage in suite.stages] == [
+        "prepare d/x.npz --out",
+        f"split {workspace.store} --method",
+        f"split {workspace.store} --method",
+    ]
+    assert [str(stage.out) for stage in suite.stages[1:]] == ["o/a/split.json", "o/b/split.json"]
+    assert [str(task.config.split) for task in suite.tasks] == ["o/a/split.json", "o/b/split.json"]
+    assert suite.tasks[0].values == {"size": 8, "kind": "x"}
+    assert [len(task.config.recipes) for task in suite.tasks] == [3, 2]
+    labels = [job.label for job in suite_jobs(suite)]
+    assert labels[:4] == ["a/scratch-s0", "a/full-s0", "a/strong-s0", "a/scratch-s1"]
+
+
+def test_a_part_of_a_suite(workspace: Any, tmp_path: Path) -> None:
+    path = _write(tmp_path, _content(workspace))
+    some = load_suite(path, out=tmp_path, recipes=["strong"], overrides=["seeds=[3]"])
+    assert [job.label for job in suite_jobs(some)] == ["a/strong-s3"]  # b has no such recipe
+    assert len(load_suite(path, out=tmp_path, tasks=["b"]).tasks) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "arguments", "message"),
+    [
+        ({}, {"tasks": ["c"]}, r"unknown task of suite .*: 'c'; expected one of a, b"),
+        ({}, {"recipes": ["lora"]}, r"unknown recipe of suite .*: 'lora'; expected one of scratch"),
+        ({"stages": ["label {size}"]}, {}, r"stage 'label 8'; expected one of prepare, split, lab"),
+        ({"stages": ["adapt x --out y"]}, {}, r"stage 'adapt x --out y'; expected"),
+        ({"stages": ["prepare {data} --out y"]}, {}, r"names \{data\}.*--data FOLDER"),
+        ({"stages": ["prepare {nothing} --out y"]}, {}, r"names \{nothing\}.*add it to each task"),
+        ({"taskz": {}}, {}, r"unknown key 'taskz' in suite .*did you mean 'tasks'"),
+        ({"config": {"stor": "x"}}, {}, r"unknown key 'stor' in config of task a"),
+        ({"axis": "length"}, {}, r"unknown value of a task: 'length'; expected one of kind, size"),
+        ({"metric": "r2"}, {}, r"`metric` is 'r2'"),
+    ],
+)
+def test_bad_suites_are_refused_in_one_line(
+    workspace: Any,
+    tmp_path: Path,
+    change: dict[str, Any],
+    arguments: dict[str, Any],
+    message: str,
+) -> None:
+    path = _write(tmp_path, {**_content(workspace), **change})
+    with pytest.raises(TetherError, match=message):
+        load_suite(path, out=tmp_path, **arguments)
+
+
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(
+        TetherError, match="unknown suite 'qm9'; expected one of matbench-loco, qm9"
+    ):
+        load_suite("qm9", out=Path("o"))
+
+
+@pytest.mark.parametrize("name", suite_names())
+def test_the_suites_that_tether_brings_are_well_formed(name: str) -> None:
+    suite = load_suite(name, out=Path("o"), data=Path("d"))
+    assert len(suite_jobs(suite)) > 10
+    made = [str(stage.out) for stage in suite.stages]
+    for task in suite.tasks:  # every file that a comparison reads is made by a stage
+        for path in (task.config.store, task.config.split, task.config.auxiliary):
+            assert str(path) in made
+    for stage in suite.stages:  # and every file of the suite that a stage reads, by one before it
+        read = {text for text in stage.arguments if text.startswith("o/")} - {str(stage.out)}
+        assert read <= set(made[: made.index(str(stage.out))])
+
+
+@pytest.fixture(scope="module")
+def done(workspace: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    folder = tmp_path_factory.mktemp("suite")
+    path = _write(folder, _content(workspace))
+    suite = load_suite(path, out=folder / "out")
+    prepare_suite(suite)
+    assert all(stage.is_done for stage in suite.stages)
+    bench(suite, jobs=suite_jobs(suite), workers=1)
+    return path, folder / "out"
+
+
+def test_results_are_those_of_the_runs(done: tuple[str, Path]) -> None:
+    _, out = done
+    results = read_json(out / "results.json")
+    assert [sum(task["runs"].values()) for task in results["tasks"]] == [6, 4]
+    errors = [
+        errors_of(Run(out / "a" / "runs" / f"strong-s{seed}"))["gap", "test/ood"] for seed in (0, 1)
+    ]
+    (row,) = (
+        row
+        for row in results["tasks"][0]["rows"]
+        if (row["recipe"], row["subset"]) == ("strong", "test/ood")
+    )
+    assert row["value"] == pytest.approx(seed_pooled_interval(errors, "rmse").value)
+    # `strong` was run on one task, which is no comparison over tasks.
+    pairs = {(row["method"], row["reference"]) for row in results["over_tasks"]}
+    assert pairs == {("full", "scratch"), ("scratch", "full")}
+    means = {
+        name: [np.mean([r["value"] for r in _seed_rows(task, name)]) for task in results["tasks"]]
+        for name in ("full", "scratch")
+    }
+    over = next(
+        row
+        for row in results["over_tasks"]
+        if (row["method"], row["subset"]) == ("full", "test/ood")
+    )
+    ratio = np.array(means["full"]) / np.array(means["scratch"])
+    assert over["gain_percent"] == pytest.approx(100 * (1 - np.sqrt(ratio.prod())))
+    assert over["n_tasks"] == 2
+
+
+def _seed_rows(task: dict[str, Any], recipe: str) -> list[dict[str, Any]]:
+    rows = task["seed_rows"]
+    return [row for row in rows if (row["recipe"], row["subset"]) == (recipe, "test/ood")]
+
+
+def test_folds_are_judged_where_all_recipes_have_finished(done: tuple[str, Path]) -> None:
+    results = read_json(done[1] / "results.json")
+    rows = {
+        row["recipe"]: row
+        for row in results["groups"]
+        if (row["group"], row["subset"]) == ("x", "test/ood")
+    }
+    assert {name: row["n_folds"] for name, row in rows.items()} == {
+        "scratch": 1, "full": 1, "strong": 1,
+    }  # fmt: skip
+    value = np.mean([row["value"] for row in _seed_rows(results["tasks"][0], "strong")])
+    assert rows["strong"]["value"] == pytest.approx(value)
+    gain = rows["strong"]["gains"]["full"]["percent"]
+    assert gain == pytest.approx(100 * (1 - value / rows["full"]["value"]))
+
+
+def test_curves_follow_the_axis(done: tuple[str, Path]) -> None:
+    curves = read_json(done[1] / "results.json")["curves"]
+    inside = [
+        (row["x"], row["value"])
+        for row in curves
+        if (row["recipe"], row["subset"]) == ("full", "test/ood")
+    ]
+    assert [x for x, _ in inside] == [8, 12]
+    assert len({value for _, value in inside}) == 2
+
+
+def test_what_is_finished_is_not_run_again(done: tuple[str, Path]) -> None:
+    path, out = done
+    suite = load_suite(path, out=out)
+    files = sorted(out.rglob("metrics.json"))
+    before = [file.stat().st_mtime_ns for file in files]
+    summaries = [(out / name / "summary.json").stat().st_mtime_ns for name in "ab"]
+    prepare_suite(suite, lambda _stage, state: pytest.fail(state) if state != "done" else None)
+    again = bench(suite, jobs=suite_jobs(suite), workers=1)
+    assert [file.stat().st_mtime_ns for file in files] == before
+    assert [(out / name / "summary.json").stat().st_mtime_ns for name in "ab"] == summaries
+    assert json.loads(json.dumps(again)) == read_json(out / "results.json")
+
+
+def test_results_of_a_suite_half_done(done: tuple[str, Path], tmp_path: Path) -> None:
+    path, out = done
+    more = load_suite(path, out=out, overrides=["seeds=[0,1,2]"])
+    results = suite_results(more)
+    assert [sum(task["runs"].values()) for task in results["tasks"]] == [6, 4]
+    assert [len(task["runs"]) for task in results["tasks"]] == [9, 6]
+    assert results["tasks"][0]["rows"]
+    nothing = write_results(load_suite(path, out=tmp_path))
+    assert [task["rows"] for task in nothing["tasks"]] == [[], []]
+    assert (nothing["over_tasks"], nothing["ranks"]) == ([], [])
+
+
+def test_a_stage_that_fails_stops_the_suite(workspace: Any, tmp_path: Path) -> None:
+    content = _content(workspace, stages=["split nowhere.arrow --out {out}/split.json"])
+    suite = load_suite(_write(tmp_path, content), out=tmp_path / "out")
+    with pytest.raises(TetherError, match=r"stage `tether split nowhere.arrow .*` failed"):
+        prepare_suite(suite)
+    assert not suite.stages[0].is_done

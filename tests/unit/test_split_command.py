@@ -225,3 +225,21 @@ def test_a_table_has_only_the_columns_that_are_needed(crystals: Path) -> None:
     assert sparse.descriptor_name == "composition"
     both = split_table(Store.open(crystals), Rule("random"), descriptors="both")
     assert np.shape(both.descriptors) == (40, 108 + 105)
+
+
+def test_cli_avoids_what_other_splits_test_on(store: Path, tmp_path: Path) -> None:
+    tested = tmp_path / "tested.json"
+    run_split(store, "--target", "gap", "--ood", 20, "--val-size", 8, "--out", tested)
+    sets = ("--method", "random", "--set", "train=0.9", "--set", "val=0.1")
+    out = tmp_path / "rest.json"
+    printed = run_split(store, *sets, "--avoid", tested, "--train-size", 40, "--out", out)
+    first, rest = Split.from_json(tested), Split.from_json(out)
+    unwanted = np.concatenate([rows for name, rows in first.indices.items() if name != "train"])
+    chosen = np.concatenate(list(rest.indices.values()))
+    assert not np.isin(chosen, unwanted).any()
+    assert rest.sizes["train"] == 40
+    assert rest.parameters["n_avoided"] == len(unwanted)
+    assert f"{len(unwanted)} of them avoided" in printed
+    # Without it, the same draw has rows of that test.
+    run_split(store, *sets, "--out", out)
+    assert np.isin(np.concatenate(list(Split.from_json(out).indices.values())), unwanted).any()

@@ -15,6 +15,7 @@ from tether.splits.explicit import load_index_file
 from tether.splits.geometry import geometry_descriptors
 from tether.splits.labels import Labels, label_each
 from tether.splits.leakage import structure_hashes
+from tether.splits.overlap import composition_codes
 from tether.splits.rule import BY_LABEL, BY_VALUE
 from tether.splits.scaffold import scaffolds
 from tether.splits.split import StoreReference
@@ -40,7 +41,12 @@ _CHUNK = 20_000
 
 
 def split_table(
-    store: Store, rule: Rule, *, target: str | None = None, descriptors: str | None = None
+    store: Store,
+    rule: Rule,
+    *,
+    target: str | None = None,
+    descriptors: str | None = None,
+    compositions: bool = False,
 ) -> Table:
     """Columns of a store that a rule and the report of its split need.
 
@@ -56,6 +62,8 @@ def split_table(
         "composition" (Magpie's statistics), "structure" (SOAP blind to elements), "both", or a
         file: npy, or npz with one array, of shape (n_systems, n_features), such as a pretrained
         model's fingerprints. Default: "composition" where the rule needs any, else none.
+    compositions : bool
+        Whether to name the compositions, for the overlap with pretraining structures.
 
     Returns
     -------
@@ -79,6 +87,7 @@ def split_table(
         ids=cast("Sequence[str]", store.ids),
         sources=cast("Sequence[str]", store.sources),
         hashes=_hashes(store),
+        compositions=composition_codes(store.numbers_flat, _ptr(store)) if compositions else None,
         n_atoms=store.n_atoms_per_system if rule.method == "size" else None,
         labels=_labels(store, rule) if rule.method in BY_LABEL else None,
         descriptors=None if descriptors is None else _descriptors(store, descriptors),

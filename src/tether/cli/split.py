@@ -24,6 +24,7 @@ from tether.cli.split_options import (
     NNeighboursOption,
     OodOption,
     OutOption,
+    PretrainingOption,
     SeedOption,
     SetsOption,
     SideOption,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from tether.splits.rule import Method
     from tether.splits.sparse import Variant
     from tether.splits.split import Split
+    from tether.splits.table import Table
 
 __all__ = ["split_command"]
 
@@ -67,6 +69,7 @@ def split_command(
     train_size: TrainSizeOption = None,
     avoid: AvoidOption = None,
     near: NearOption = 0.01,
+    pretraining: PretrainingOption = None,
     seed: SeedOption = 42,
     sets: SetsOption = None,
     file: FileOption = None,
@@ -104,8 +107,11 @@ def split_command(
     )
     opened = Store.open(store)
     others = [Split.from_json(path, fingerprint=opened.fingerprint) for path in avoid or []]
+    table = split_table(
+        opened, rule, target=target, descriptors=descriptors, compositions=bool(pretraining)
+    )
     split = make_split(
-        split_table(opened, rule, target=target, descriptors=descriptors),
+        table,
         rule,
         name=name,
         val_fraction=val_fraction,
@@ -114,6 +120,7 @@ def split_command(
         train_size=train_size,
         avoid=[rows for other in others for name, rows in other.indices.items() if name != "train"],
         near=near or None,
+        pretraining=_seen(pretraining, table.descriptor_name) if pretraining else None,
     )
     if not dry_run:
         split.to_json(out)
@@ -123,6 +130,17 @@ def split_command(
         from rich.console import Console
 
         _print(split, Console(), None if dry_run else out)
+
+
+def _seen(store: Path, descriptors: str) -> Table:
+    """Columns of the pretraining structures, with the descriptors of the store that is split."""
+    from tether.data.store import Store
+    from tether.split_table import split_table
+    from tether.splits.rule import Rule
+
+    return split_table(
+        Store.open(store), Rule("random"), descriptors=descriptors or None, compositions=True
+    )
 
 
 def _pairs(texts: Sequence[str]) -> dict[str, str]:
@@ -220,7 +238,19 @@ def _notes(split: Split) -> list[str]:
     if repeats:
         listed = ", ".join(f"{name} {n:,}" for name, n in repeats.items())
         notes.append(f"repeated structures within a set: {listed}")
-    return [*notes, *_near_notes(leakage.get("near"))]
+    return [*notes, *_near_notes(leakage.get("near")), *_overlap_notes(report.get("overlap"))]
+
+
+def _overlap_notes(overlap: dict[str, Any] | None) -> list[str]:
+    if overlap is None:
+        return []
+    notes = [f"among {overlap['n_pretraining']:,} pretraining structures (not their labels) are:"]
+    for name, counts in overlap["sets"].items():
+        listed = ", ".join(
+            f"{n:,} by {what.replace('_', ' ')}" for what, n in counts.items() if what != "n"
+        )
+        notes.append(f"  of {counts['n']:,} in {name}: {listed}")
+    return notes
 
 
 def _near_notes(near: dict[str, Any] | None) -> list[str]:

@@ -22,6 +22,7 @@ __all__ = [
     "NestedValidationOption",
     "OodOption",
     "OutOption",
+    "PretrainingOption",
     "SeedOption",
     "SetsOption",
     "SideOption",
@@ -87,6 +88,10 @@ TrainSizeOption = Annotated[int | None, typer.Option(help="Keep so many of train
 AvoidOption = Annotated[
     list[Path] | None,
     typer.Option(help="Split of the same store whose validation and test rows no set may have."),
+]
+PretrainingOption = Annotated[
+    Path | None,
+    typer.Option(help="Store of structures that the backbone was pretrained on: report overlap."),
 ]
 NearOption = Annotated[
     float,

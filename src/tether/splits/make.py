@@ -10,6 +10,7 @@ import numpy as np
 from tether.errors import TetherError
 from tether.splits.apply import nested_validation, prepared, split_by
 from tether.splits.near import NEAR_TOLERANCE
+from tether.splits.overlap import overlap_report
 from tether.splits.random import carve_validation, subsample_train
 from tether.splits.report import split_report
 from tether.splits.rule import BY_VALUE, NAMED
@@ -37,6 +38,7 @@ def make_split(
     train_size: int | None = None,
     avoid: Sequence[ArrayLike] = (),
     near: float | None = NEAR_TOLERANCE,
+    pretraining: Table | None = None,
 ) -> Split:
     """Make a split, carve the validation set, shrink the training set, and look at the result.
 
@@ -61,11 +63,14 @@ def make_split(
         rule, before a validation set is carved.
     near : float or None
         Tolerance of near-duplicates, see `near_duplicates`; None = do not look for them.
+    pretraining : Table, optional
+        Structures that a backbone was pretrained on, see `overlap_report`.
 
     Returns
     -------
     Split
-        Report: ``n_unlabelled, n_unused, extrapolation, reference_lines, leakage``, …
+        Report: ``n_unlabelled, n_unused, extrapolation, reference_lines, leakage``, …, and
+        ``overlap`` where pretraining structures are given.
 
     Raises
     ------
@@ -101,7 +106,7 @@ def make_split(
             split = carve_validation(split, fraction=val_fraction, size=val_size, seed=rule.seed)
     if train_size is not None:
         split = subsample_train(split, train_size, seed=rule.seed)
-    return _finished(split, table, name, near=near)
+    return _finished(split, table, name, near=near, pretraining=pretraining)
 
 
 def _without(split: Split, avoid: Sequence[ArrayLike]) -> Split:
@@ -113,7 +118,14 @@ def _without(split: Split, avoid: Sequence[ArrayLike]) -> Split:
     return split.with_indices(indices, parameters={"n_avoided": n_avoided})
 
 
-def _finished(split: Split, table: Table, name: str | None, *, near: float | None) -> Split:
+def _finished(
+    split: Split,
+    table: Table,
+    name: str | None,
+    *,
+    near: float | None,
+    pretraining: Table | None,
+) -> Split:
     """Add name, target, report and the reference to the store."""
     parts = [split.method]
     if split.method in BY_VALUE and table.target:
@@ -122,10 +134,14 @@ def _finished(split: Split, table: Table, name: str | None, *, near: float | Non
     parameters = {"target": table.target, **split.parameters}
     if table.descriptors is not None:
         parameters["descriptors"] = table.descriptor_name
+    report = {**split.report, **split_report(split, table, near=near)}
+    if pretraining is not None:
+        wanted = near if table.descriptors is not None else None
+        report["overlap"] = overlap_report(split, table, pretraining, near=wanted)
     return replace(
         split,
         name=name or "-".join(parts),
         parameters=parameters,
-        report={**split.report, **split_report(split, table, near=near)},
+        report=report,
         store=replace(table.store, n_systems=table.n_systems),
     )

@@ -35,6 +35,8 @@ class Table:
         Id, and file of origin, of each row.
     hashes : array, shape (n_systems,), or None
         Equal for equal structures; None = exact duplicates are not looked for.
+    compositions : array, shape (n_systems,), or None
+        Equal for equal compositions; for the overlap with pretraining structures.
     n_atoms : array, shape (n_systems,), or None
         For method size.
     labels : Labels or None
@@ -55,6 +57,7 @@ class Table:
     ids: Sequence[str] | None = None
     sources: Sequence[str] | None = None
     hashes: ArrayLike | None = None
+    compositions: ArrayLike | None = None
     n_atoms: ArrayLike | None = None
     labels: Labels | None = None
     descriptors: ArrayLike | None = None
@@ -69,7 +72,7 @@ class Table:
         return np.flatnonzero(labelled_rows(self.values))
 
     def select(self, rows: NDArray[np.int64]) -> Table:
-        """Columns of some rows; ids, sources and hashes, which no OOD rule looks at, are left out.
+        """Columns of some rows, those that an OOD rule may look at.
 
         Parameters
         ----------
@@ -91,6 +94,7 @@ class Table:
             ids=None,
             sources=None,
             hashes=None,
+            compositions=None,
         )
 
 

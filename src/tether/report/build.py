@@ -12,6 +12,7 @@ from plotly.offline import get_plotlyjs
 
 from tether.atomic import atomic_path
 from tether.report.collapse import collapse_context
+from tether.report.method_panels import method_panels
 from tether.report.panels import bar_panels, curve_panels, parity_panels
 from tether.report.provenance import (
     key_value_table,
@@ -172,7 +173,7 @@ def _target_context(comparison: Comparison, target: str) -> dict[str, Any]:
                 else "Range of the training labels: not available: the split's report has none."
             )
         ),
-        "curves": curve_panels(comparison, target),
+        "curves": [*curve_panels(comparison, target), *method_panels(comparison)],
         "split": split_table(split, target, n_targets=n_targets, unit=unit),
     }
 

@@ -296,6 +296,8 @@ def learning_curves(
     positions: Mapping[str, int],
     axis_title: str,
     log_scale: bool,
+    x_title: str = "step",
+    x_format: str = ",.0f",
 ) -> go.Figure:
     """One line a run over optimisation steps; the runs of a recipe share colour and legend.
 
@@ -309,13 +311,15 @@ def learning_curves(
         With the unit.
     log_scale : bool
         Whether the vertical axis is logarithmic.
+    x_title, x_format : str
+        What the steps are, and d3's format of one.
 
     Returns
     -------
     plotly.graph_objects.Figure
         The figure.
     """
-    figure = base_figure(height=320, x_title="step", y_title=axis_title)
+    figure = base_figure(height=320, x_title=x_title, y_title=axis_title)
     for recipe, runs in curves.items():
         colour, dash = recipe_style(positions[recipe])
         for idx, (steps, values) in enumerate(runs):
@@ -328,7 +332,8 @@ def learning_curves(
                 showlegend=idx == 0,
                 line={"color": colour, "dash": dash, "width": 1.6},
                 opacity=0.85,
-                hovertemplate="step %{x:,.0f}: %{y:.4g}<extra>%{fullData.name}</extra>",
+                hovertemplate=f"{x_title} %{{x:{x_format}}}: %{{y:.4g}}"
+                "<extra>%{fullData.name}</extra>",
             )
     figure.update_layout(
         yaxis=_value_axis(curves) if log_scale else {},

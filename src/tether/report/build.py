@@ -23,7 +23,7 @@ from tether.report.tables import forgetting_table, overview_table, runs_table, s
 from tether.report.verdict import remarks, verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
 __all__ = ["build_report", "render_report"]
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "INK",
     "NEUTRAL",
+    "OWN_COLOURS",
     "SUBSET_COLOURS",
     "base_figure",
     "error_bars",
@@ -43,6 +44,8 @@ SUBSET_COLOURS = {"test/id": _BLUE, "test/ood": _VERMILLION, "val": _GREEN}
 _SYMBOLS = {"test/id": "circle", "test/ood": "diamond", "val": "square"}
 # The page draws lines with this `meta` in its text colour, light or dark.
 INK = "ink"
+# And all error bars, but those of traces with this one.
+OWN_COLOURS = "own colours"
 _LINE_DASHES = ("dash", "dot", "dashdot", "longdash")
 
 

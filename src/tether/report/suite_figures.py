@@ -10,6 +10,7 @@ import numpy as np
 from tether.report.figures import (
     INK,
     NEUTRAL,
+    OWN_COLOURS,
     base_figure,
     plain,
     recipe_style,
@@ -130,6 +131,7 @@ def trade_off(
                 "color": colour, "symbol": recipe_symbol(positions[recipe]), "size": 14,
                 "line": {"width": 1.5, "color": "#ffffff"},
             },
+            meta=OWN_COLOURS,
             error_x=_whiskers(inside.value, inside.low, inside.high) | {"color": colour},
             error_y=_whiskers(outside.value, outside.low, outside.high) | {"color": colour},
             hovertemplate="mean: ID × %{x:.3f}, OOD × %{y:.3f}<extra>%{fullData.name}</extra>",
@@ -238,7 +240,7 @@ def rank_diagram(
     """
     order = np.argsort(ranks, kind="stable")
     top = 0.55 * len(alike) + 0.9  # rows of names begin below the bars
-    height = int(95 + 24 * (len(names) + top))
+    height = int(80 + 24 * (len(names) + 1 + top))
     figure = base_figure(height=height, x_title="mean rank", y_title="", legend=False)
     for row, at in enumerate(order):
         colour, _ = recipe_style(positions[names[at]])
@@ -253,10 +255,8 @@ def rank_diagram(
         figure.add_scatter(
             x=[x],
             y=[y],
-            mode="markers+text",
+            mode="markers",
             name=plain(names[at]),
-            text=[f" {x:.2f}"],
-            textposition="middle right",
             marker={"color": colour, "size": 8, "symbol": recipe_symbol(positions[names[at]])},
             hovertemplate=f"mean rank {x:.2f}<extra>%{{fullData.name}}</extra>",
         )
@@ -269,7 +269,7 @@ def rank_diagram(
     ruler = [1.0, 1.0 + critical_difference]
     figure.add_scatter(
         x=ruler,
-        y=[0.8, 0.8],
+        y=[-(top + len(names))] * 2,
         mode="lines+markers+text",
         text=["", f"  critical difference {critical_difference:.2f}"],
         textposition="middle right",
@@ -284,13 +284,12 @@ def rank_diagram(
             "showgrid": False,
         },
         yaxis={
-            "range": [-(top + len(names) - 0.4), 1.4],
+            "range": [-(top + len(names) + 0.7), 0],
             "tickvals": [-(top + row) for row in range(len(names))],
-            "ticktext": [plain(names[at]) for at in order],
+            "ticktext": [f"{plain(names[at])}  {ranks[at]:.2f}" for at in order],
             "showgrid": False,
         },
     )  # fmt: skip
-    figure.add_hline(y=0, line={"color": NEUTRAL, "width": 1.2})
     return figure
 
 
@@ -364,6 +363,12 @@ def scaling_curves(
             "type": "log", "tickvals": ticks.tolist(), "ticktext": [f"{t:,.12g}" for t in ticks],
             "tickangle": 0,
         },
-        yaxis={"type": "log", "dtick": "D2", "tickformat": "~g"},
+        yaxis={"type": "log", "dtick": _log_step(curves), "tickformat": "~g"},
     )  # fmt: skip
     return figure
+
+
+def _log_step(curves: Mapping[str, Ratios]) -> str:
+    """Every digit where the axis is short, else 1, 2 and 5."""
+    every = np.concatenate([curve.value for curve in curves.values()])
+    return "D1" if every.max() < 6 * every.min() else "D2"

@@ -28,7 +28,8 @@ _INSIDE = "test/id"
 def _positions(results: Results) -> dict[str, int]:
     """Position of each recipe, done or not: its colour stays when others come."""
     named = dict.fromkeys(str(recipe) for task in results["tasks"] for recipe in task["steps"])
-    return {name: at for at, name in enumerate([*named, *suite_recipes(results)])}
+    every = dict.fromkeys([*named, *suite_recipes(results)])
+    return {name: at for at, name in enumerate(every)}
 
 
 def _ratio(row: Mapping[str, Any]) -> tuple[float, float, float]:

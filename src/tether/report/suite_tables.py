@@ -119,7 +119,8 @@ def error_table(results: Results, subset: str) -> Table:
     """
     questions, recipes = questions_of(results), suite_recipes(results)
     columns = [Column("Recipe", numeric=False), *(Column(q.label) for q in questions)]
-    body, foot = [[Cell(name)] for name in recipes], {}
+    body = [[Cell(name)] for name in recipes]
+    foot: dict[tuple[str, str], list[Cell]] = {}
     decimals = [_decimals(results, question, subset) for question in questions]
     for at, (question, places) in enumerate(zip(questions, decimals, strict=True)):
         for row, name in zip(body, recipes, strict=True):

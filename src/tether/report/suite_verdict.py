@@ -176,7 +176,8 @@ def suite_remarks(results: Results) -> list[str]:
 
 
 def _oracle_remark(results: Results) -> list[str]:
-    beaten, lost = [], []
+    beaten: list[str] = []
+    lost: list[str] = []
     for question in questions_of(results):
         query = {"target": question.target, "subset": "test/ood", "metric": results["metric"]}
         lines = reference_lines_of(question.entry, **query)

@@ -67,7 +67,7 @@ def suite_verdicts(results: Results) -> list[str]:
         most = max(_n_tasks(results, name, reference) for name in named)
         chosen = [name for name in named if _n_tasks(results, name, reference) == most]
         return [_sentence(results, name, reference) for name in chosen[:_MOST_SENTENCES]]
-    return _single(results)
+    return _single(results, reference)
 
 
 def _judged(results: Results, reference: str) -> list[str]:
@@ -143,11 +143,15 @@ def _group_sentences(results: Results, reference: str) -> list[str]:
     return sentences[:_MOST_SENTENCES]
 
 
-def _single(results: Results) -> list[str]:
+def _single(results: Results, reference: str) -> list[str]:
     """Before two tasks are there: what each of them says."""
-    metric = results["metric"]
-    found = [(q.name, verdict(q.entry, q.target, metric=metric)) for q in questions_of(results)]
-    return [f"{name}: {sentence}" for name, sentence in found[:_MOST_SENTENCES]]
+    found = [
+        f"{question.name}: {verdict(question.entry, question.target, metric=results['metric'])}"
+        for question in questions_of(results)
+        if any(gain["recipe"] not in {"full", "scratch"} for gain in question.entry["gains"])
+    ]
+    nothing = f"No alternative to {reference} has finished a task yet."
+    return found[:_MOST_SENTENCES] or [nothing]
 
 
 def suite_remarks(results: Results) -> list[str]:

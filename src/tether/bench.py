@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tether.compare import write_config
 from tether.errors import TetherError
 from tether.jobs import Job, check_jobs, plan, run_jobs
+from tether.report.suite import build_suite_report
 from tether.serialization import write_json
 from tether.suites.results import suite_results
 
@@ -108,7 +109,7 @@ def bench(
 
 
 def write_results(suite: Suite) -> dict[str, Any]:
-    """Write ``results.json`` from what is finished.
+    """Write ``results.json`` from what is finished, and ``results.html`` from it.
 
     Parameters
     ----------
@@ -122,4 +123,5 @@ def write_results(suite: Suite) -> dict[str, Any]:
     """
     results = suite_results(suite)
     write_json(suite.out / "results.json", results)
+    build_suite_report(suite.out)
     return results

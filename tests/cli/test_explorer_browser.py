@@ -75,7 +75,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def report(folder: Path) -> Path:
     """The page without plotly and its figures, which most tests here need not wait for."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tether.report.build.get_plotlyjs", lambda: PLOTLY_STUB)
+        patch.setattr("tether.report.page.get_plotlyjs", lambda: PLOTLY_STUB)
         page = folder / "light.html"
         page.write_text(render_report(read_comparison(folder)), encoding="utf-8")
     return page

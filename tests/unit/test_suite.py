@@ -135,6 +135,9 @@ def test_results_are_those_of_the_runs(done: tuple[str, Path]) -> None:
     _, out = done
     results = read_json(out / "results.json")
     assert [sum(task["runs"].values()) for task in results["tasks"]] == [6, 4]
+    assert [entry["multitask"] for entry in results["recipes"]] == [False, False, True]
+    assert [stage["done"] for stage in results["stages"]] == [True, True]
+    assert "Suite: small" in (out / "results.html").read_text(encoding="utf-8")
     errors = [
         errors_of(Run(out / "a" / "runs" / f"strong-s{seed}"))["gap", "test/ood"] for seed in (0, 1)
     ]

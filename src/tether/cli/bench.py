@@ -72,6 +72,7 @@ def bench_command(
         typer.echo(json.dumps(results))
         return
     print_results(results, console)
+    console.print(f"  {escape(str(folder / 'results.html'))}  [dim]tables and figures[/dim]")
     console.print(f"  {escape(str(folder / 'results.json'))}  [dim]every number[/dim]")
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MeanRanks",
     "TaskComparison",
+    "alike",
     "compare_over_tasks",
     "holm",
     "mean_ranks",
@@ -280,6 +281,40 @@ def mean_ranks(errors: Mapping[str, ArrayLike], *, alpha: float = 0.05) -> MeanR
     quantile = float(stats.studentized_range.ppf(1 - alpha, n_methods, np.inf)) / np.sqrt(2)
     reach = quantile * np.sqrt(n_methods * (n_methods + 1) / (6 * n_tasks))
     return MeanRanks(ranks.mean(axis=0), p_value, float(reach), n_tasks)
+
+
+def alike(ranks: ArrayLike, critical_difference: float) -> list[list[int]]:
+    """Groups of methods that cannot be told apart: the bars of Demšar's diagram.
+
+    Parameters
+    ----------
+    ranks : array, shape (n_methods,)
+        Mean ranks.
+    critical_difference : float
+        Of `mean_ranks`.
+
+    Returns
+    -------
+    list of list of int
+        Positions in `ranks`, best first, of each largest group whose ranks all differ by less;
+        groups of one are left out. Groups may overlap: being alike is not transitive.
+
+    Examples
+    --------
+    >>> alike([1.0, 3.0, 1.8, 2.6], 1.0)
+    [[0, 2], [2, 3], [3, 1]]
+    """
+    values = np.asarray(ranks, dtype=np.float64)
+    order = np.argsort(values, kind="stable")
+    groups: list[list[int]] = []
+    end = 0
+    for start in range(len(order)):
+        reach = values[order[start]] + critical_difference
+        stop = start + int((values[order[start:]] < reach).sum())
+        if stop > end and stop - start > 1:  # else it lies within the group before
+            groups.append(order[start:stop].tolist())
+        end = max(end, stop)
+    return groups
 
 
 def _wilcoxon(differences: NDArray[np.float64]) -> float:

@@ -6,13 +6,11 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
-from tether.atomic import atomic_path
 from tether.report.collapse import collapse_context
 from tether.report.method_panels import method_panels
+from tether.report.page import in_script, own_source, render_page, write_page
 from tether.report.panels import bar_panels, curve_panels, parity_panels
 from tether.report.provenance import (
     key_value_table,
@@ -26,9 +24,7 @@ from tether.report.tables import forgetting_table, overview_table, runs_table, s
 from tether.report.verdict import remarks, verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    import plotly.graph_objects as go
+    from collections.abc import Mapping
 
 __all__ = ["build_report", "render_report"]
 
@@ -57,11 +53,7 @@ def build_report(folder: Path) -> Path:
         written to.
     """
     folder = Path(folder)
-    page = render_report(read_comparison(folder))
-    path = folder / "report.html"
-    with atomic_path(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    return path
+    return write_page(folder / "report.html", render_report(read_comparison(folder)))
 
 
 def render_report(comparison: Comparison) -> str:
@@ -77,49 +69,28 @@ def render_report(comparison: Comparison) -> str:
     str
         HTML with style, scripts and figures inside.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("tether.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=False,
-    )
-    environment.globals["figure_json"] = _figure_json
-    loader = environment.loader
-    assert loader is not None
-    names = ("style.css", "report.js", *_EXPLORER_SCRIPTS, *_MOLECULE_LIBRARY)
-    own = {name: loader.get_source(environment, name)[0] for name in names}
     collapse = collapse_context(comparison)
     payload = collapse["explorer"].payload
-    return environment.get_template("report.html.j2").render(
-        **_context(comparison),
-        collapse=collapse,
-        explorer_json="" if payload is None else _in_script(json.dumps(payload, allow_nan=False)),
-        # These are ours, plotly's or 3Dmol's, hold no data and must not be escaped.
-        style=Markup(own["style.css"]),  # noqa: S704
-        script=Markup(own["report.js"]),  # noqa: S704
-        molecule_library=Markup(_library([own[name] for name in _MOLECULE_LIBRARY])),  # noqa: S704
-        explorer_script=Markup("".join(own[name] for name in _EXPLORER_SCRIPTS)),  # noqa: S704
-        plotly_js=Markup(get_plotlyjs().replace("</script", "<\\/script")),  # noqa: S704
+    explorer = "".join(own_source(name) for name in _EXPLORER_SCRIPTS)
+    return render_page(
+        "report.html.j2",
+        {
+            **_context(comparison),
+            "collapse": collapse,
+            "explorer_json": ""
+            if payload is None
+            else in_script(json.dumps(payload, allow_nan=False)),
+            # These are ours or 3Dmol's, hold no data and must not be escaped.
+            "molecule_library": Markup(_library(*map(own_source, _MOLECULE_LIBRARY))),  # noqa: S704
+            "explorer_script": Markup(explorer),  # noqa: S704
+        },
     )
 
 
-def _library(texts: Sequence[str]) -> str:
+def _library(licence: str, code: str) -> str:
     """Put the licence, which asks to be kept with every copy, before the code as a comment."""
-    licence, code = texts
     comment = licence.replace("*/", "* /")
     return f"/*! {comment} */\n" + code.replace("</script", "<\\/script")
-
-
-def _figure_json(figure: go.Figure) -> Markup:
-    """Write a figure as JSON for a script element."""
-    return _in_script(str(figure.to_json()))
-
-
-def _in_script(text: str) -> Markup:
-    """Write JSON so that nothing in it can end the script element around it."""
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)  # noqa: S704
 
 
 def _context(comparison: Comparison) -> dict[str, Any]:

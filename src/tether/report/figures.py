@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "INK",
     "NEUTRAL",
+    "OWN_COLOURS",
     "SUBSET_COLOURS",
     "base_figure",
     "error_bars",
@@ -28,6 +29,7 @@ __all__ = [
     "parity_plot",
     "plain",
     "recipe_style",
+    "recipe_symbol",
     "shade",
     "subset_colour",
 ]
@@ -36,11 +38,14 @@ _BLUE, _VERMILLION, _GREEN = "#0072B2", "#D55E00", "#009E73"
 _ORANGE, _PURPLE, _SKY = "#E69F00", "#CC79A7", "#56B4E9"
 _CYCLE = (_BLUE, _ORANGE, _GREEN, _VERMILLION, _PURPLE, _SKY)
 _DASHES = ("solid", "dash", "dot")
+_RECIPE_SYMBOLS = ("circle", "diamond", "square")
 NEUTRAL = "#808488"
 SUBSET_COLOURS = {"test/id": _BLUE, "test/ood": _VERMILLION, "val": _GREEN}
 _SYMBOLS = {"test/id": "circle", "test/ood": "diamond", "val": "square"}
 # The page draws lines with this `meta` in its text colour, light or dark.
 INK = "ink"
+# And all error bars, but those of traces with this one.
+OWN_COLOURS = "own colours"
 _LINE_DASHES = ("dash", "dot", "dashdot", "longdash")
 
 
@@ -52,6 +57,11 @@ def subset_colour(subset: str) -> str:
 def recipe_style(position: int) -> tuple[str, str]:
     """Colour and dash of the recipe at a position."""
     return _CYCLE[position % len(_CYCLE)], _DASHES[position // len(_CYCLE) % len(_DASHES)]
+
+
+def recipe_symbol(position: int) -> str:
+    """Symbol of the recipe at a position, which changes where the colours repeat."""
+    return _RECIPE_SYMBOLS[position // len(_CYCLE) % len(_RECIPE_SYMBOLS)]
 
 
 def shade(figure: go.Figure, x_range: tuple[float, float]) -> None:

@@ -24,9 +24,9 @@ from tether.report.results import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-__all__ = ["remarks", "verdict"]
+__all__ = ["difference_words", "remarks", "verdict"]
 
 _REFERENCES = ("full", "scratch")
 
@@ -76,23 +76,12 @@ def _gain_sentence(summary: Mapping[str, Any], best: Mapping[str, Any], n_recipe
     metric = str(best["metric"])
     percent = float(best["gain_percent"])
     label = f"{subset_label(subset)} {metric.upper()}"
-    # The gain's interval is turned round with its sign, so that it reads like the number.
-    low, high = as_number(best.get("low")), as_number(best.get("high"))
-    if percent < 0:
-        low, high = (None if high is None else -high), (None if low is None else -low)
-    details = []
-    interval = format_interval(low, high, 1)
-    if interval:
-        details.append(f"{level_words(summary)}interval {interval} %")
-    if p_text := format_p(as_number(best.get("p_value"))):
-        details.append(p_text)
+    notes = [format_p(as_number(best.get("p_value")))]
     if n_recipes > 1:
-        details.append(f"best of {n_recipes} alternatives")
-    aside = f" ({', '.join(details)})" if details else ""
-    unclear = low is not None and high is not None and low <= 0 <= high
-    doubt = ", not distinguishable from no difference" if unclear else ""
-    side = "below" if percent >= 0 else "above"
-    head = f"{recipe}: {label} {abs(percent):.1f} % {side} {reference}{aside}{doubt}"
+        notes.append(f"best of {n_recipes} alternatives")
+    interval = (as_number(best.get("low")), as_number(best.get("high")))
+    words = difference_words(percent, interval, reference, notes, level=level_words(summary))
+    head = f"{recipe}: {label} {words}"
     near = gain_of(
         summary, recipe, reference, target=best["target"], subset="test/id", metric=metric
     )
@@ -101,6 +90,47 @@ def _gain_sentence(summary: Mapping[str, Any], best: Mapping[str, Any], n_recipe
     if percent < 0:
         return f"No recipe beats {reference} on {label}; the nearest, {head}{tail}."
     return f"{head}{tail}."
+
+
+def difference_words(
+    percent: float,
+    interval: tuple[float | None, float | None],
+    reference: str,
+    notes: Sequence[str],
+    *,
+    level: str,
+) -> str:
+    """Write a gain as "12.0 % below full (interval [8.5, 15.5] %, p < 0.001)".
+
+    Parameters
+    ----------
+    percent : float
+        Gain; positive means a smaller error.
+    interval : (float, float), either may be None
+        Of the gain.
+    reference : str
+        What it is a gain over.
+    notes : sequence of str
+        What else stands in the brackets; empty ones are left out.
+    level : str
+        Of `level_words`.
+
+    Returns
+    -------
+    str
+        Says so where the interval includes zero.
+    """
+    low, high = interval
+    # The gain's interval is turned round with its sign, so that it reads like the number.
+    if percent < 0:
+        low, high = (None if high is None else -high), (None if low is None else -low)
+    text = format_interval(low, high, 1)
+    details = [f"{level}interval {text} %" if text else "", *notes]
+    aside = ", ".join(filter(None, details))
+    unclear = low is not None and high is not None and low <= 0 <= high
+    doubt = ", not distinguishable from no difference" if unclear else ""
+    side = "below" if percent >= 0 else "above"
+    return f"{abs(percent):.1f} % {side} {reference}{f' ({aside})' if aside else ''}{doubt}"
 
 
 def _change(percent: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["suite_results"]
 
+#: Nominal coverage of every interval, that of the tasks' summaries too.
+LEVEL = 0.95
 #: (recipe, seed) → error of one subset.
 _BySeed = dict[tuple[str, int], Any]
 
@@ -42,9 +45,11 @@ def suite_results(suite: Suite) -> dict[str, Any]:
     -------
     dict
         ``tasks``: of each task its values, unit, runs done and to do, and the pooled rows, gains
-        and limits of its summary. ``over_tasks``: every recipe against each reference over the
-        tasks that both have finished; ``ranks``. ``groups``: the same over the folds of a data set,
-        where the suite has such; ``curves``: pooled errors along the suite's axis.
+        and limits of its summary. ``recipes``: what each is, and whether it is multi-task;
+        ``stages``: the commands that made the data, and whether they are done. ``over_tasks``:
+        every recipe against each reference over the tasks that both have finished; ``ranks``.
+        ``groups``: the same over the folds of a data set, where the suite has such; ``curves``:
+        pooled errors along the suite's axis.
     """
     entries = [_entry(suite, task) for task in suite.tasks]
     done = [entry for entry in entries if entry["rows"]]
@@ -55,6 +60,12 @@ def suite_results(suite: Suite) -> dict[str, Any]:
         "metric": suite.metric,
         "published": suite.published,
         "axis": suite.axis,
+        "level": LEVEL,
+        "recipes": _recipe_entries(suite),
+        "stages": [
+            {"command": shlex.join(["tether", *stage.arguments]), "done": stage.is_done}
+            for stage in suite.stages
+        ],
         "tasks": entries,
         "over_tasks": _over_tasks(done),
         "ranks": _ranks(done),
@@ -88,7 +99,21 @@ def _entry(suite: Suite, task: Task) -> dict[str, Any]:
         "reference_lines": pick("reference_lines"),
         "forgetting": summary.get("forgetting", []),
         "sizes": summary.get("split", {}).get("sizes", {}),
+        "settings": task.config.model_dump(
+            mode="json", include={"backbone", "head", "seeds", "training"}
+        ),
     }
+
+
+def _recipe_entries(suite: Suite) -> list[dict[str, Any]]:
+    """What each recipe is, as the configuration that names it first has it."""
+    found: dict[str, dict[str, Any]] = {}
+    for task in suite.tasks:
+        for point, entry in zip(task.config.points(), task.config.recipes, strict=True):
+            settings = {"base": entry} if isinstance(entry, str) else dict(entry)
+            about = {"name": point.name, "multitask": point.forcefield, "settings": settings}
+            found.setdefault(point.name, about)
+    return list(found.values())
 
 
 def _summary(task: Task, states: Mapping[str, bool]) -> dict[str, Any]:
@@ -145,7 +170,7 @@ def _over_tasks(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         for recipe in (r for r in recipes if r != reference):
             for subset, errors in _matched(entries, [reference, recipe]).items():
                 if len(errors[recipe]) > 1:
-                    (found,) = compare_over_tasks(errors, reference)
+                    (found,) = compare_over_tasks(errors, reference, level=LEVEL)
                     by_subset[subset].append({"subset": subset, **vars(found)})
         # Recipes may have finished other tasks, but their tests are one family.
         for family in by_subset.values():
@@ -244,10 +269,10 @@ def _group_rows(
             **where,
             "metric": metric,
             "n_folds": len(ours),
-            **vars(fold_interval(ours, metric)),
+            **vars(fold_interval(ours, metric, level=LEVEL)),
         }
         row["gains"] = {
-            reference: vars(fold_gain(ours, errors[reference], metric))
+            reference: vars(fold_gain(ours, errors[reference], metric, level=LEVEL))
             for reference in REFERENCES
             if reference in errors and reference != name
         }

@@ -25,7 +25,7 @@
   // Reference lines and error bars take the colour of the text.
   const ink = (trace, colour) => {
     if (trace.meta === "ink") trace.line.color = colour;
-    if (trace.error_x) trace.error_x.color = colour;
+    if (trace.error_x && trace.meta !== "own colours") trace.error_x.color = colour;
   };
   const setPath = (target, path, value) => {
     const keys = path.split(".");

@@ -176,7 +176,8 @@ def embed(module: Any, numbers: Tensor, geometry: PairGeometry) -> Tensor:
     for layer in module.linears_scalar:
         norm = silu(layer(norm))
     gates = norm.view(-1, 3, width).index_select(1, geometry.part)
-    return _mixed(module.linears_tensor[:3], parts) * gates
+    embedded: Tensor = _mixed(module.linears_tensor[:3], parts) * gates
+    return embedded
 
 
 def interact(
@@ -252,11 +253,11 @@ def _mixed(layers: Any, parts: Tensor) -> Tensor:
 
 def _matrices(parts: Tensor, basis: Tensor) -> Tensor:
     """Coordinates to matrices, shape (n_atoms, 3, 3, n_features)."""
-    return torch.einsum("npf,pq->nqf", parts, basis).unflatten(1, (3, 3))
+    return (basis.t() @ parts).view(-1, 3, 3, parts.shape[2])
 
 
 def _coordinates(matrices: Tensor, basis: Tensor) -> Tensor:
-    return torch.einsum("nqf,pq->npf", matrices.flatten(1, 2), basis)
+    return basis @ matrices.flatten(1, 2)
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:

@@ -6,16 +6,18 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from tether.assemble import build_balance, build_model, build_tasks, forcefield_graph
-from tether.atomic import atomic_path
 from tether.balance.surgery import load_pcgrad
-from tether.errors import TetherError
-from tether.evaluation import forcefield_errors, prediction_rows, property_errors, true_labels
+from tether.evaluation import (
+    check_validation_labels,
+    forcefield_errors,
+    judge,
+    property_errors,
+    true_labels,
+    write_results,
+)
 from tether.inputs import AdaptInputs, BackboneChoice, HeadChoice, OpenedInputs
 from tether.movement.anchor import anchored
 from tether.movement.lora import merge
@@ -121,8 +123,8 @@ def adapt(
     )
     merge(model)
     model.load(load_tensors(run.weights))
-    judge = partial(_validate, ready=ready, settings=settings, watch=None)
-    wise = interpolate(model, start, validate=judge, run=run) if start else None
+    validate = partial(_validate, ready=ready, settings=settings, watch=None)
+    wise = interpolate(model, start, validate=validate, run=run) if start else None
     _finish(ready, run, before=before, progress=progress, wise=wise)
     return run
 
@@ -243,13 +245,7 @@ def _prepare(request: _Request) -> _Ready:
         for name, rows in data.split.indices.items()
         if name != "train"
     }
-    for name, values in true_labels(model, judged["val"]).items():
-        if not np.isfinite(values).any():
-            raise TetherError(
-                f"target {name!r} has no label among the {len(values)} of set 'val'",
-                expected="labels to choose the best step by",
-                fix="split again, so that val has labelled structures",
-            )
+    check_validation_labels(true_labels(model, judged["val"]))
     held_out = forcefield_graph(model, data.forcefield_test)
     tasks, check = build_tasks(
         model,
@@ -309,29 +305,17 @@ def _finish(
     wise: dict[str, Any] | None,
 ) -> None:
     model = ready.model
-    columns, rows = prediction_rows(model, ready.judged)
-    schema = pa.schema(
-        [
-            ("id", pa.string()),
-            ("target", pa.string()),
-            *[(name, pa.float64()) for name in ("true", "pred", "std", "ood_score")],
-            ("subset", pa.string()),
-        ]
-    )
-    with atomic_path(run.predictions) as temporary:
-        pq.write_table(pa.table(columns, schema=schema), temporary)
     forgetting = None
     if ready.held_out is not None:
         forgetting = {"before": before, "after": forcefield_errors(model, ready.held_out)}
-    write_json(
-        run.metrics,
-        {
-            "rows": rows,
-            "forgetting": forgetting,
-            "property_steps": progress.task_steps["property"],
-            "forcefield_steps": progress.task_steps.get("forcefield", 0),
-            "best_step": progress.best_step,
-            "seconds": round(progress.seconds, 1),
-            **({"wise": wise} if wise else {}),
-        },
+    write_results(
+        run,
+        [judge(model, graph, subset) for subset, graph in ready.judged.items()],
+        {name: head.target.unit for name, head in model.heads.items()},
+        forgetting=forgetting,
+        property_steps=progress.task_steps["property"],
+        forcefield_steps=progress.task_steps.get("forcefield", 0),
+        best_step=progress.best_step,
+        seconds=progress.seconds,
+        wise=wise,
     )

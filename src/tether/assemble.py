@@ -81,19 +81,8 @@ def build_model(
     TetherError
         For an unknown target.
     """
-    for name in targets:
-        if name not in store.targets:
-            raise TetherError(
-                f"store {store.path} has no label {name!r}",
-                expected=f"one of {', '.join(store.targets) or 'none'}",
-                fix="set targets to one of them",
-            )
     return model_of_targets(
-        {name: store.targets[name] for name in targets},
-        recipe,
-        seed=seed,
-        backbone=backbone,
-        head=head,
+        store.targets_named(targets), recipe, seed=seed, backbone=backbone, head=head
     )
 
 

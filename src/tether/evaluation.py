@@ -1,24 +1,68 @@
-"""Errors of a model on prepared structures: properties, and the pretrained force field."""
+"""Errors of a model on structures: properties, and the pretrained force field; and their files."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
+from tether.atomic import atomic_path
+from tether.errors import TetherError
 from tether.metrics.regression import mae, r2, rmse
+from tether.serialization import write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from tether.graph import Graph
     from tether.model import AdaptedModel
+    from tether.run import Run
 
-__all__ = ["forcefield_errors", "property_errors", "true_labels"]
+__all__ = [
+    "Judged",
+    "check_validation_labels",
+    "forcefield_errors",
+    "judge",
+    "property_errors",
+    "true_labels",
+    "write_results",
+]
 
 #: Metric name → function of (true, pred), as written to ``metrics.json``.
 _METRICS = {"mae": mae, "rmse": rmse, "r2": r2}
+#: Columns of ``predictions.parquet``.
+_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("target", pa.string()),
+        *[(name, pa.float64()) for name in ("true", "pred", "std", "ood_score")],
+        ("subset", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Predictions of one subset beside their labels.
+
+    Attributes
+    ----------
+    subset : str
+        "val", "test/id", …
+    ids : mapping of str to sequence of str
+        By target, the name of each entry's structure.
+    predictions, labels : mapping of str to ndarray, shape (n_systems,) or (n_atoms,)
+        By target, in its unit; a label that is NaN is unknown.
+    """
+
+    subset: str
+    ids: Mapping[str, Sequence[str]]
+    predictions: Mapping[str, np.ndarray]
+    labels: Mapping[str, np.ndarray]
 
 
 def true_labels(model: AdaptedModel, graph: Graph) -> dict[str, np.ndarray]:
@@ -112,46 +156,114 @@ def forcefield_errors(
     return found | ({"stress_mae": float(stress_error.abs().mean())} if len(stress_error) else {})
 
 
-def prediction_rows(
-    model: AdaptedModel, graphs: Mapping[str, Graph]
-) -> tuple[dict[str, list[Any]], list[dict[str, Any]]]:
-    """Predictions and errors of every subset.
+def check_validation_labels(labels: Mapping[str, np.ndarray]) -> None:
+    """Refuse a validation set that cannot choose between models.
+
+    Parameters
+    ----------
+    labels : mapping of str to ndarray
+        Of set ``val``, by target.
+
+    Raises
+    ------
+    TetherError
+        For a target without any label.
+    """
+    for name, values in labels.items():
+        if not np.isfinite(values).any():
+            raise TetherError(
+                f"target {name!r} has no label among the {len(values)} of set 'val'",
+                expected="labels to choose the best step by",
+                fix="split again, so that val has labelled structures",
+            )
+
+
+def judge(model: AdaptedModel, graph: Graph, subset: str) -> Judged:
+    """Predict a subset.
 
     Parameters
     ----------
     model : AdaptedModel
         With the weights to judge.
-    graphs : mapping of str to Graph
-        Subset name → labelled structures.
+    graph : Graph
+        Labelled structures.
+    subset : str
+        Their name.
 
     Returns
     -------
-    columns : dict of str to list
-        Of ``predictions.parquet``.
-    rows : list of dict
-        Of ``metrics.json``.
+    Judged
+        For `write_results`.
     """
-    columns: dict[str, list[Any]] = {
-        name: [] for name in ("id", "target", "true", "pred", "std", "ood_score", "subset")
+    batch = graph.batch
+    of_atoms = [batch.ids[s] for s in batch.system_idx.tolist()]
+    ids = {
+        name: of_atoms if head.target.level == "atom" else batch.ids
+        for name, head in model.heads.items()
     }
-    rows = []
-    for subset, graph in graphs.items():
-        predictions, labels = model.predict(graph), true_labels(model, graph)
-        for name, predicted in predictions.items():
-            head = model.heads[name]
-            ids = list(graph.batch.ids)
-            if head.target.level == "atom":
-                ids = [ids[s] for s in graph.batch.system_idx.tolist()]
-            n = len(ids)
-            columns["id"] += ids
-            columns["target"] += [name] * n
-            columns["true"] += labels[name].tolist()
+    return Judged(subset, ids, model.predict(graph), true_labels(model, graph))
+
+
+def write_results(
+    run: Run,
+    judged: Iterable[Judged],
+    units: Mapping[str, str],
+    *,
+    forgetting: Mapping[str, Any] | None,
+    property_steps: int,
+    forcefield_steps: int,
+    best_step: int,
+    seconds: float,
+    **more: Any,
+) -> None:
+    """Write ``predictions.parquet``, then ``metrics.json``, which completes the run.
+
+    Parameters
+    ----------
+    run : Run
+        Where.
+    judged : iterable of Judged
+        Validation and test sets.
+    units : mapping of str to str
+        Of each target.
+    forgetting : mapping or None
+        Force-field errors ``before`` and ``after``; None where there is no force field.
+    property_steps, forcefield_steps : int
+        Gradient steps of each task.
+    best_step : int
+        Property steps of the weights that were kept.
+    seconds : float
+        That the training took.
+    **more
+        Further keys of ``metrics.json``, those that are not empty.
+    """
+    columns: dict[str, list[Any]] = {name: [] for name in _SCHEMA.names}
+    rows: list[dict[str, Any]] = []
+    for found in judged:
+        for target, predicted in found.predictions.items():
+            n = len(predicted)
+            columns["id"] += found.ids[target]
+            columns["target"] += [target] * n
+            columns["true"] += found.labels[target].tolist()
             columns["pred"] += predicted.tolist()
             columns["std"] += [None] * n
             columns["ood_score"] += [None] * n
-            columns["subset"] += [subset] * n
-        for name, found in property_errors(predictions, labels).items():
-            common = {"target": name, "unit": model.heads[name].target.unit, "subset": subset}
-            n = int(found.pop("n"))
-            rows += [{**common, "metric": m, "value": v, "n": n} for m, v in found.items()]
-    return columns, rows
+            columns["subset"] += [found.subset] * n
+        for target, errors in property_errors(found.predictions, found.labels).items():
+            common = {"target": target, "unit": units[target], "subset": found.subset}
+            n = int(errors.pop("n"))
+            rows += [{**common, "metric": m, "value": v, "n": n} for m, v in errors.items()]
+    with atomic_path(run.predictions) as temporary:
+        pq.write_table(pa.table(columns, schema=_SCHEMA), temporary)
+    write_json(
+        run.metrics,
+        {
+            "rows": rows,
+            "forgetting": forgetting,
+            "property_steps": property_steps,
+            "forcefield_steps": forcefield_steps,
+            "best_step": best_step,
+            "seconds": round(seconds, 1),
+            **{name: value for name, value in more.items() if value},
+        },
+    )

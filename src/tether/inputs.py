@@ -95,15 +95,15 @@ class OpenedInputs:
     forcefield_test: Store | None
 
     @classmethod
-    def open(cls, inputs: AdaptInputs, recipe: Recipe) -> OpenedInputs:
+    def open(cls, inputs: AdaptInputs, recipe: Recipe | None = None) -> OpenedInputs:
         """Open the files that a recipe needs.
 
         Parameters
         ----------
         inputs : AdaptInputs
             Where they are.
-        recipe : Recipe
-            Says whether force-field data are needed.
+        recipe : Recipe, optional
+            Says whether force-field data are trained on; without one, none are opened.
 
         Returns
         -------
@@ -125,6 +125,8 @@ class OpenedInputs:
                     expected="train, val and one or more test sets",
                     fix="make it with `tether split --val-fraction 0.05`",
                 )
+        if recipe is None:
+            return cls(store, split, None, None)
         if recipe.forcefield and inputs.auxiliary is None:
             raise TetherError(
                 f"recipe {recipe.name!r} trains the force field, but there are no data for it",

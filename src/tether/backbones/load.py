@@ -17,6 +17,7 @@ BACKBONES: dict[str, tuple[str, str]] = {
     "so3lr": ("SO3LR, 530k parameters, molecules of H C N O F P S Cl, PBE0+MBD", "so3lr"),
     "so3krates": ("SO3krates of any size with random weights", "so3lr"),
     "chgnet": ("CHGNet 0.3.0, 400k parameters, crystals of 89 elements, PBE(+U)", "chgnet"),
+    "tensornet": ("TensorNet of any size with random weights, molecules and crystals", "tensornet"),
     "tiny": ("small equivariant network with random weights, for tests", ""),
 }
 
@@ -39,8 +40,8 @@ def load_backbone(
     seed : int
         Of random weights.
     options : dict, optional
-        Size, where the architecture has one (`So3kratesConfig`); ``checkpoint`` of chgnet: 0.3.0
-        (default), 0.2.0 or r2scan.
+        Size, where the architecture has one (`So3kratesConfig`, `TensornetConfig`);
+        ``checkpoint`` of chgnet: 0.3.0 (default), 0.2.0 or r2scan.
 
     Returns
     -------
@@ -73,6 +74,10 @@ def load_backbone(
                 return So3krates(So3kratesConfig(**options), seed=seed)
             case "chgnet":
                 return _chgnet(weights, seed, **options)
+            case "tensornet":
+                from tether.backbones.tensornet import Tensornet, TensornetConfig
+
+                return Tensornet(TensornetConfig(**options), seed=seed)
             case "tiny":
                 from tether.testing.tiny import TinyBackbone
 

@@ -18,6 +18,7 @@ __all__ = ["doctor_command"]
 _OPTIONAL = {
     "so3krates_torch": ("backbone so3lr", "so3lr"),
     "chgnet": ("backbone chgnet", "chgnet"),
+    "torchmdnet": ("backbone tensornet", "tensornet"),
     "qm9pack": ("the QM9 data set", "qm9"),
     "tblite": ("GFN2-xTB labels", "xtb"),
     "torchjd": ("balance surgery", "surgery"),

@@ -199,6 +199,33 @@ class Store:
         """Atomic numbers of all atoms, shape (n_atoms,); a view where there is one batch."""
         return _joined([part.numbers for part in self._parts])
 
+    def targets_named(self, names: Sequence[str]) -> dict[str, Target]:
+        """Some of the labels.
+
+        Parameters
+        ----------
+        names : sequence of str
+            Which ones.
+
+        Returns
+        -------
+        dict of str to Target
+            In that order.
+
+        Raises
+        ------
+        TetherError
+            For one that the store has not.
+        """
+        for name in names:
+            if name not in self.targets:
+                raise TetherError(
+                    f"store {self.path} has no label {name!r}",
+                    expected=f"one of {', '.join(self.targets) or 'none'}",
+                    fix="set targets to one of them",
+                )
+        return {name: self.targets[name] for name in names}
+
     def label(self, name: str) -> NDArray[np.float64]:
         """A whole label column.
 

@@ -1,0 +1,1 @@
+"""Task-specific models as outside reference lines: two that run here, and published figures."""

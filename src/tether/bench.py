@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tether.compare import write_config
 from tether.errors import TetherError
 from tether.jobs import Job, check_jobs, plan, run_jobs
+from tether.outside.published import published_figures
 from tether.report.suite import build_suite_report
 from tether.serialization import write_json
 from tether.suites.results import suite_results
@@ -122,6 +123,9 @@ def write_results(suite: Suite) -> dict[str, Any]:
         The content of ``results.json``.
     """
     results = suite_results(suite)
+    if suite.published:
+        figures = published_figures(suite=suite.published)
+        results["published_rows"] = [vars(figure) for figure in figures]
     write_json(suite.out / "results.json", results)
     build_suite_report(suite.out)
     return results

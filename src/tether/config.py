@@ -48,6 +48,8 @@ class Config(Closed):
     recipes
         Names, or mappings with ``base`` and the fields of `Recipe` to change; ``backbone`` there
         stands for the one above.
+    outside
+        Task-specific models without a pretrained backbone, as rows beside the recipes.
     seeds
         One run each.
     budget
@@ -69,6 +71,7 @@ class Config(Closed):
     recipes: tuple[str | dict[str, Any], ...] = Field(
         default=("scratch", "probe", "full", "layerwise", "mft"), min_length=1
     )
+    outside: tuple[Literal["fingerprint"], ...] = ()
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0, 1, 2), min_length=1)
     training: dict[str, Any] = Field(default_factory=dict)
     budget: Literal["steps", "compute"] = "steps"
@@ -127,6 +130,10 @@ class Config(Closed):
                 )
         return points
 
+    def methods(self) -> list[str]:
+        """Names of all rows: recipes, then outside models."""
+        return [*(point.name for point in self.points()), *self.outside]
+
     def single(self, recipe: str, seed: int) -> Config:
         """The configuration of one run.
 
@@ -157,7 +164,9 @@ class Config(Closed):
         if isinstance(entry, dict):
             entry = dict(entry)
             backbone = _pop_backbone(entry) or backbone
-        return self.model_copy(update={"recipes": (entry,), "seeds": (seed,), "backbone": backbone})
+        return self.model_copy(
+            update={"recipes": (entry,), "outside": (), "seeds": (seed,), "backbone": backbone}
+        )
 
     def backbone_choice(self) -> BackboneChoice:
         """Which backbone."""
@@ -199,7 +208,11 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
     config = checked(Config, content, "config")
     config.settings()
     config.points()
-    for name, values in (("targets", config.targets), ("seeds", config.seeds)):
+    for name, values in (
+        ("targets", config.targets),
+        ("seeds", config.seeds),
+        ("recipes and outside", config.methods()),
+    ):
         if len(set(values)) < len(values):
             raise TetherError(
                 f"`{name}` is {list(values)}", expected="each once", fix="remove the repeats"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from tether.adapt import adapt, check_run
 from tether.atomic import atomic_path
 from tether.errors import TetherError
+from tether.outside.fit import check_fingerprint, fit_fingerprint
 from tether.run import Run
 from tether.training.log import read_log
 
@@ -40,9 +41,12 @@ class Job:
     Attributes
     ----------
     config : Config
-        Of this run alone: one recipe, its backbone, one seed.
-    recipe : Recipe
-        What is done.
+        Of this run alone: one recipe, its backbone, one seed. That of the comparison for an
+        outside model.
+    method : str
+        Name of its row: of the recipe, or of a model that has none.
+    recipe : Recipe or None
+        What is done; None for an outside model.
     seed, nth_seed : int
         With which seed; its place among those of the comparison.
     settings : TrainingSettings
@@ -54,7 +58,8 @@ class Job:
     """
 
     config: Config
-    recipe: Recipe
+    method: str
+    recipe: Recipe | None
     seed: int
     nth_seed: int
     settings: TrainingSettings
@@ -91,29 +96,38 @@ def plan(config: Config, out: Path, *, task: str = "") -> list[Job]:
         Recipes in the order of the config.
     """
     settings = config.settings()
-    return [
-        Job(
-            config.single(recipe.name, seed),
-            recipe,
-            seed,
-            nth_seed,
-            replace(settings, property_steps=_property_steps(config, recipe)),
-            out / "runs" / f"{recipe.name}-s{seed}",
-            f"{task}/{recipe.name}-s{seed}" if task else f"{recipe.name}-s{seed}",
-        )
-        for nth_seed, seed in enumerate(config.seeds)
-        for recipe in config.points()
-    ]
+    jobs = []
+    for nth_seed, seed in enumerate(config.seeds):
+        methods = [(recipe.name, recipe) for recipe in config.points()]
+        for method, recipe in [*methods, *((name, None) for name in config.outside)]:
+            folder = f"{method}-s{seed}"
+            jobs.append(
+                Job(
+                    config if recipe is None else config.single(method, seed),
+                    method,
+                    recipe,
+                    seed,
+                    nth_seed,
+                    replace(settings, property_steps=_property_steps(config, recipe)),
+                    out / "runs" / folder,
+                    f"{task}/{folder}" if task else folder,
+                )
+            )
+    return jobs
 
 
-def _property_steps(config: Config, recipe: Recipe) -> int:
+def _property_steps(config: Config, recipe: Recipe | None) -> int:
     """Matched steps, or as many as the cost of `property_steps` plain property steps pays for."""
+    if recipe is None:
+        return 1  # a fit is one piece of work
     steps = config.settings().property_steps
     return steps if config.budget == "steps" else max(1, round(steps / _step_cost(config, recipe)))
 
 
-def _step_cost(config: Config, recipe: Recipe) -> float:
+def _step_cost(config: Config, recipe: Recipe | None) -> float:
     """Cost of a property step and of what goes with it, in plain property steps."""
+    if recipe is None:
+        return 0.0  # minutes, whatever the number of steps
     settings = config.settings()
     derivative = config.forcefield_cost * settings.forcefield_batch_size / settings.batch_size
     per_step = 0.0
@@ -171,10 +185,14 @@ def check_jobs(jobs: Sequence[Job], *, structures: bool = True) -> None:
         _check(job, structures=False)
     if structures:
         # Structures are the same for all; a force-field task reads the most, so it is tried.
-        _check(max(jobs, key=lambda job: job.recipe.forcefield), structures=True)
+        hardest = max(jobs, key=lambda job: bool(job.recipe and job.recipe.forcefield))
+        _check(hardest, structures=True)
 
 
 def _check(job: Job, *, structures: bool) -> None:
+    if job.recipe is None:
+        check_fingerprint(job.config.inputs(), out=job.out, seed=job.seed)
+        return
     check_run(
         job.config.inputs(),
         job.recipe,
@@ -248,6 +266,9 @@ def _run_one(job: Job, threads: int) -> None:
 
     torch.set_num_threads(threads)
     config = job.config
+    if job.recipe is None:
+        fit_fingerprint(config.inputs(), out=job.out, seed=job.seed)
+        return
     run = adapt(
         config.inputs(),
         job.recipe,

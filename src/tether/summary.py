@@ -51,7 +51,7 @@ def summarise(folder: Path, *, config: Config) -> dict[str, Any]:
         The content of ``summary.json``; see `ARCHITECTURE.md`. Errors are in the target's unit,
         forces in eV/Å, energies in eV/atom.
     """
-    names = [point.name for point in config.points()]
+    names = config.methods()
     runs = {
         (name, seed): Run(folder / "runs" / f"{name}-s{seed}")
         for name in names
@@ -64,8 +64,8 @@ def summarise(folder: Path, *, config: Config) -> dict[str, Any]:
     split = Split.from_json(config.split, fingerprint=store.fingerprint)
     units = {name: store.targets[name].unit for name in config.targets}
     # A random initialisation says nothing about the backbone that the comparison is about.
-    random = {point.name for point in config.points() if point.initialisation == "random"}
-    ordered = sorted(complete, key=lambda key: key[0] in random)
+    pretrained = {point.name for point in config.points() if point.initialisation == "pretrained"}
+    ordered = sorted(complete, key=lambda key: key[0] not in pretrained)
     first = complete[ordered[0]] if ordered else None
     provenance = read_json(first.provenance) if first else {}
     return {

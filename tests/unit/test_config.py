@@ -91,6 +91,11 @@ def test_a_recipe_can_have_a_backbone_of_its_own() -> None:
             ["recipes=[{base: full, backbone: {nam: tiny}}]"],
             r"unknown key 'nam' in backbone of a recipe; .*did you mean 'name'\?",
         ),
+        (["outside=[forest]"], r"`outside.0` is 'forest'"),
+        (
+            ["recipes=[{base: full, name: fingerprint}]", "outside=[fingerprint]"],
+            r"`recipes and outside` is \['fingerprint', 'fingerprint'\]; expected each once",
+        ),
         (["stor=s"], r"unknown key 'stor' in config; .*did you mean 'store'\?"),
         (["training.lrr=1"], r"unknown key 'lrr' in training; .*did you mean 'lr'\?"),
         (["backbone.nam=x"], r"unknown key 'nam' in config.backbone; .*did you mean 'name'\?"),

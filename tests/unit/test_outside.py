@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tether.adapt import BackboneChoice, HeadChoice, adapt
+from tether.compare import compare
 from tether.config import load_config
 from tether.data.store import Store
 from tether.errors import TetherError
@@ -233,3 +234,24 @@ def test_targets_of_atoms_are_refused(workspace: Any, tmp_path: Path) -> None:
         TetherError, match="target 'forces' is of level 'atom' and has 3 components"
     ):
         check_fingerprint(inputs, out=tmp_path / "run")
+
+
+def test_it_is_a_row_of_a_comparison(workspace: Any, tmp_path: Path) -> None:
+    changes = {"recipes": ["probe"], "outside": ["fingerprint"], "seeds": [0]}
+    config = load_config(workspace.write_config(tmp_path, **changes))
+    summary = compare(config, out=tmp_path / "out")
+    rows = {
+        (row["recipe"], row["subset"]): row["value"]
+        for row in summary["rows"]
+        if row["metric"] == "rmse" and row["seed"] == "pooled"
+    }
+    assert {name for name, _ in rows} == {"probe", "fingerprint"}
+    assert summary["missing_runs"] == []
+    assert (
+        summary["backbone"]["name"] == "tiny"
+    )  # the row without a backbone does not speak for all
+    errors = read_json(tmp_path / "out" / "runs" / "fingerprint-s0" / "metrics.json")["rows"]
+    (found,) = (r["value"] for r in errors if (r["subset"], r["metric"]) == ("test/ood", "rmse"))
+    assert rows["fingerprint", "test/ood"] == pytest.approx(found)
+    with pytest.raises(TetherError, match="holds a run with other"):
+        compare(load_config(tmp_path / "config.yaml", ["targets=[u0]"]), out=tmp_path / "out")

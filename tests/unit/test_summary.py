@@ -233,7 +233,7 @@ def test_steps_of_each_budget(workspace: Any, tmp_path: Path) -> None:
     assert order[:4] == ["distillation-s3", "mft-s3", "mft-sampled-s3", "noisy-nodes-s3"]
     assert order[4:7] == ["rare-s3", "full-s3", "distillation-s5"]
     jobs = plan(load_config(path, ["budget=compute"]), tmp_path / "out")
-    steps = {job.recipe.name: job.settings.property_steps for job in jobs}
+    steps = {job.method: job.settings.property_steps for job in jobs}
     # A force-field batch costs 2.0 * 16 / 32 property batches; rare draws one in four steps.
     expected = {"full": 1000, "mft": 500, "mft-sampled": 500, "rare": 800}
     # Noise is a derivative like forces; distillation runs the backbone twice, and back once.

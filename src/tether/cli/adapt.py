@@ -34,7 +34,8 @@ def adapt_command(
 
     changes = [*(overrides or []), *(["watch_collapse=true"] if watch_collapse else [])]
     loaded = load_config(config, changes).single(recipe, seed)
-    job = Job(loaded, loaded.points()[0], seed, 0, loaded.settings(), out, out.name)
+    (point,) = loaded.points()
+    job = Job(loaded, point.name, point, seed, 0, loaded.settings(), out, out.name)
     console = Console(stderr=as_json)
     from tether.adapt import adapt, check_run
     from tether.atomic import atomic_path
@@ -43,7 +44,7 @@ def adapt_command(
     if dry_run:
         check_run(
             loaded.inputs(),
-            job.recipe,
+            point,
             job.settings,
             out=out,
             seed=seed,
@@ -57,7 +58,7 @@ def adapt_command(
     with run_progress([job], console=console) as report:
         run = adapt(
             loaded.inputs(),
-            job.recipe,
+            point,
             job.settings,
             out=out,
             seed=seed,

@@ -76,7 +76,7 @@ def suite_results(suite: Suite) -> dict[str, Any]:
 
 def _entry(suite: Suite, task: Task) -> dict[str, Any]:
     jobs = plan(task.config, task.out)
-    states = {f"{job.recipe.name}-s{job.seed}": job.is_complete for job in jobs}
+    states = {f"{job.method}-s{job.seed}": job.is_complete for job in jobs}
     summary = _summary(task, states) if any(states.values()) else {}
     metric = suite.metric
 
@@ -91,7 +91,7 @@ def _entry(suite: Suite, task: Task) -> dict[str, Any]:
         "targets": list(task.config.targets),
         "unit": pooled[0]["unit"] if pooled else "",
         "runs": states,
-        "steps": {job.recipe.name: job.settings.property_steps for job in jobs},
+        "steps": {job.method: job.settings.property_steps for job in jobs},
         "rows": pooled,
         "seed_rows": seeds,
         "gains": pick("gains"),
@@ -113,6 +113,9 @@ def _recipe_entries(suite: Suite) -> list[dict[str, Any]]:
             settings = {"base": entry} if isinstance(entry, str) else dict(entry)
             about = {"name": point.name, "multitask": point.forcefield, "settings": settings}
             found.setdefault(point.name, about)
+        for name in task.config.outside:
+            about = {"name": name, "multitask": False, "settings": {"outside": name}}
+            found.setdefault(name, about)
     return list(found.values())
 
 
@@ -243,7 +246,7 @@ def _groups(suite: Suite) -> list[dict[str, Any]]:
 
 def _fold_errors(task: Task) -> dict[tuple[str, int], dict[tuple[str, str], NDArray[np.float64]]]:
     jobs = [job for job in plan(task.config, task.out) if job.is_complete]
-    return {(job.recipe.name, job.seed): errors_of(Run(job.out)) for job in jobs}
+    return {(job.method, job.seed): errors_of(Run(job.out)) for job in jobs}
 
 
 def _common_seeds(

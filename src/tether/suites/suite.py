@@ -4,7 +4,7 @@ A suite is a YAML file: one of those beside this module, or a user's own::
 
     summary: what it asks
     metric: rmse                      # that its tables show
-    published: boom-qm9               # optional: figures of the literature, see `tether.outside`
+    published: qm9-boom               # optional: figures of the literature, see `tether.outside`
     tasks:                            # name → values for {placeholders}
       homo: {target: homo}
       gap: {target: gap, config: {recipes: [scratch, full, mft, wise]}}   # changes for one task
@@ -198,7 +198,7 @@ def load_suite(
     values = {task: _values(task, given, folders) for task, given in content.tasks.items()}
     wanted = [task for task in content.tasks if not tasks or task in tasks]
     configs = {task: _config(content, task, values[task], overrides) for task in wanted}
-    names = dict.fromkeys(point.name for config in configs.values() for point in config.points())
+    names = dict.fromkeys(name for config in configs.values() for name in config.methods())
     _known(recipes, names, f"recipe of suite {name}")
     if recipes:
         configs = {task: _only(config, recipes) for task, config in configs.items()}
@@ -217,7 +217,7 @@ def load_suite(
                 out / task,
             )
             for task, config in configs.items()
-            if config.recipes  # not every task has every recipe
+            if config.methods()  # not every task has every recipe
         ),
         # A stage may read what a stage of another task wrote, so none is left out.
         stages=tuple(_stages(content.stages, values)),
@@ -280,7 +280,8 @@ def _config(
 def _only(config: Config, recipes: Sequence[str]) -> Config:
     entries = zip(config.points(), config.recipes, strict=True)
     chosen = tuple(entry for point, entry in entries if point.name in recipes)
-    return config.model_copy(update={"recipes": chosen})
+    outside = tuple(name for name in config.outside if name in recipes)
+    return config.model_copy(update={"recipes": chosen, "outside": outside})
 
 
 def _stages(templates: Sequence[str], values: Mapping[str, Mapping[str, Any]]) -> list[Stage]:

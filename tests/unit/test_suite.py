@@ -15,7 +15,7 @@ from tether.errors import TetherError
 from tether.metrics.intervals import seed_pooled_interval
 from tether.run import Run
 from tether.serialization import read_json
-from tether.suites.results import suite_results
+from tether.suites.results import _over_tasks, suite_results
 from tether.suites.suite import load_suite, suite_names
 from tether.summary import errors_of
 
@@ -227,3 +227,25 @@ def test_a_stage_that_fails_stops_the_suite(workspace: Any, tmp_path: Path) -> N
     with pytest.raises(TetherError, match=r"stage `tether split nowhere.arrow .*` failed"):
         prepare_suite(suite)
     assert not suite.stages[0].is_done
+
+
+def test_tests_over_other_tasks_are_another_family() -> None:
+    # On three tasks: full and mft against scratch; on two of them only: lora.
+    errors = {"scratch": [4.0, 5.0, 6.0], "full": [3.0, 4.0, 5.5], "mft": [2.0, 3.0, 4.0]}
+    entries = [
+        {
+            "steps": dict.fromkeys([*errors, "lora"], 1),
+            "rows": [{"recipe": name} for name in [*errors, "lora"]],
+            "seed_rows": [
+                {"recipe": name, "seed": 0, "target": "t", "subset": "test/ood", "value": values[i]}
+                for name, values in {**errors, **({"lora": [3.5, 4.5]} if i < 2 else {})}.items()
+            ],
+        }
+        for i in range(3)
+    ]
+    rows = {(row["method"], row["reference"]): row for row in _over_tasks(entries)}
+    assert rows["lora", "scratch"]["n_tasks"] == 2
+    assert rows["mft", "scratch"]["n_tasks"] == 3
+    assert rows["lora", "scratch"]["p_holm"] == rows["lora", "scratch"]["p_value"]  # alone
+    pair = rows["full", "scratch"], rows["mft", "scratch"]
+    assert [row["p_holm"] for row in pair] == [2 * row["p_value"] for row in pair]

@@ -169,14 +169,17 @@ def _over_tasks(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     recipes = _recipes(entries)
     for reference in (r for r in REFERENCES if r in recipes):
-        by_subset: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        families: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
         for recipe in (r for r in recipes if r != reference):
             for subset, errors in _matched(entries, [reference, recipe]).items():
                 if len(errors[recipe]) > 1:
                     (found,) = compare_over_tasks(errors, reference, level=LEVEL)
-                    by_subset[subset].append({"subset": subset, **vars(found)})
-        # Recipes may have finished other tasks, but their tests are one family.
-        for family in by_subset.values():
+                    asked = (subset, found.n_tasks)
+                    families[asked].append({"subset": subset, **vars(found)})
+        # What was run on two tasks of eight is another question than what was run on all: with
+        # both in one family, the many of the one kind would take all power from the few of the
+        # other, and could not reach significance themselves.
+        for family in families.values():
             corrected = holm([row["p_value"] for row in family])
             for row, p in zip(family, corrected.tolist(), strict=True):
                 row["p_holm"] = p

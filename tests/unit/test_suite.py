@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from rich.console import Console
 
 from tether.bench import bench, prepare_suite, suite_jobs, write_results
+from tether.cli.bench_tables import print_results
+from tether.cli.main import main
 from tether.errors import TetherError
 from tether.metrics.intervals import seed_pooled_interval
 from tether.run import Run
@@ -249,3 +253,38 @@ def test_tests_over_other_tasks_are_another_family() -> None:
     assert rows["lora", "scratch"]["p_holm"] == rows["lora", "scratch"]["p_value"]  # alone
     pair = rows["full", "scratch"], rows["mft", "scratch"]
     assert [row["p_holm"] for row in pair] == [2 * row["p_value"] for row in pair]
+
+
+@pytest.mark.parametrize("width", [40, 200])
+def test_the_terminal_shows_every_task_whatever_the_width(
+    done: tuple[str, Path], width: int
+) -> None:
+    results = read_json(done[1] / "results.json")
+    console = Console(width=width, record=True, file=io.StringIO())
+    print_results(results, console)
+    text = console.export_text()
+    assert "10 of 10 runs done" in text
+    assert "…" not in text
+    (value,) = (
+        row["value"]
+        for row in results["tasks"][1]["rows"]
+        if (row["recipe"], row["subset"]) == ("full", "test/ood")
+    )
+    assert f"{value:.2f}" in text
+    for task in results["tasks"]:
+        assert any(line.split()[:1] == [task["name"]] or f" {task['name']}" in line
+                   for line in text.splitlines())  # fmt: skip
+
+
+def test_the_command_shows_the_state_and_refuses_in_one_line(
+    done: tuple[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = done
+    main(["bench", path, "--out", str(out), "--status"])
+    assert "10 of 10 runs done" in capsys.readouterr().out
+    main(["bench", path, "--out", str(out), "--dry-run", "--json"])
+    assert json.loads(capsys.readouterr().out)["runs"]["a/full-s0"] is True
+    with pytest.raises(SystemExit) as stop:
+        main(["bench", path, "--out", str(out), "--recipe", "nothing"])
+    assert stop.value.code == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rich import box
+from rich.cells import cell_len
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from tether.cli.tables import stack
-from tether.report.format import MISSING, format_gain, format_p, format_quantity, n_decimals
+from tether.report.format import format_gain, format_p, format_quantity, n_decimals
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -51,45 +52,70 @@ def print_results(results: Mapping[str, Any], console: Console) -> None:
     """
     tasks = results["tasks"]
     recipes = list(dict.fromkeys(recipe for task in tasks for recipe in task["steps"]))
-    console.print(_progress_table(tasks, recipes))
+    runs = [is_done for task in tasks for is_done in task["runs"].values()]
+    _print_tables(
+        f"{sum(runs)} of {len(runs)} runs done",
+        recipes,
+        [(task["name"], [_done_cell(task, recipe) for recipe in recipes]) for task in tasks],
+        console,
+    )
     subsets = dict.fromkeys(
         row["subset"] for task in tasks for row in task["rows"] if row["subset"] != "val"
     )
     for subset in subsets:
-        console.print(_error_table(results, recipes, subset))
+        title = f"{subset}: {results['metric'].upper()}, and below it the gain over full"
+        _print_tables(title, recipes, _error_columns(tasks, recipes, subset), console)
     for line in _lines(results):
         console.print(Text(line))
 
 
-def _table(title: str) -> Table:
-    return Table(
-        title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
-    )
+def _print_tables(
+    title: str,
+    recipes: Sequence[str],
+    columns: Sequence[tuple[str, list[Text]]],
+    console: Console,
+) -> None:
+    """Print a row a recipe and a column a task, in as many tables as the width asks for."""
+    widths = [
+        2 + max(cell_len(line) for text in (name, *map(str, cells)) for line in text.split("\n"))
+        for name, cells in columns
+    ]
+    room = console.width - max(map(cell_len, recipes)) - 1
+    start = 0
+    while start < len(columns):
+        end = start + 1
+        while end < len(columns) and sum(widths[start : end + 1]) <= room:
+            end += 1
+        table = Table(
+            title=Text(title, style="bold"),
+            title_justify="left",
+            box=box.SIMPLE_HEAD,
+            pad_edge=False,
+        )
+        table.add_column("")
+        for name, _ in columns[start:end]:
+            table.add_column(Text(name), justify="right")
+        for idx, recipe in enumerate(recipes):
+            cells = [cells[idx] for _, cells in columns[start:end]]
+            if any(cells):
+                table.add_row(Text(recipe), *cells)
+        console.print(table)
+        start = end
 
 
-def _progress_table(tasks: Sequence[Mapping[str, Any]], recipes: Sequence[str]) -> Table:
-    runs = [is_done for task in tasks for is_done in task["runs"].values()]
-    table = _table(f"{sum(runs)} of {len(runs)} runs done")
-    table.add_column("task")
-    for recipe in recipes:
-        table.add_column(escape(recipe), justify="right")
+def _done_cell(task: Mapping[str, Any], recipe: str) -> Text:
+    own = [done for run, done in task["runs"].items() if run.rpartition("-s")[0] == recipe]
+    if not own:
+        return Text("")
+    return Text(f"{sum(own)}/{len(own)}", style="green" if all(own) else "dim")
+
+
+def _error_columns(
+    tasks: Sequence[Mapping[str, Any]], recipes: Sequence[str], subset: str
+) -> list[tuple[str, list[Text]]]:
+    """A column a task and target; below each error, its gain over full fine-tuning."""
+    columns = []
     for task in tasks:
-        cells = []
-        for recipe in recipes:
-            own = [done for run, done in task["runs"].items() if run.rpartition("-s")[0] == recipe]
-            text = f"{sum(own)}/{len(own)}" if own else ""
-            cells.append(Text(text, style="green" if own and all(own) else "dim"))
-        table.add_row(escape(task["name"]), *cells)
-    return table
-
-
-def _error_table(results: Mapping[str, Any], recipes: Sequence[str], subset: str) -> Table:
-    """One row a task; below each error, its gain over full fine-tuning."""
-    table = _table(f"{subset}: {results['metric'].upper()}, and below it the gain over full")
-    table.add_column("task")
-    for recipe in recipes:
-        table.add_column(escape(recipe), justify="right")
-    for task in results["tasks"]:
         for target in task["targets"]:
             found = {r["recipe"]: r["value"] for r in _of(task["rows"], target, subset)}
             if not found:
@@ -100,12 +126,14 @@ def _error_table(results: Mapping[str, Any], recipes: Sequence[str], subset: str
                 if row["reference"] == "full"
             }
             decimals, best = n_decimals(found.values()), min(found.values())
-            cells = [
-                _cell(found.get(recipe), gains.get(recipe), decimals, best) for recipe in recipes
-            ]
-            name = task["name"] if task["name"] == target else f"{task['name']}: {target}"
-            table.add_row(stack(name, f"({task['unit']})"), *cells)
-    return table
+            name = task["name"] if len(task["targets"]) == 1 else f"{task['name']} {target}"
+            columns.append(
+                (
+                    f"{name}\n({task['unit']})" if task["unit"] else name,
+                    [_cell(found.get(r), gains.get(r), decimals, best) for r in recipes],
+                )
+            )
+    return columns
 
 
 def _of(rows: Sequence[Mapping[str, Any]], target: str, subset: str) -> list[Mapping[str, Any]]:
@@ -114,7 +142,7 @@ def _of(rows: Sequence[Mapping[str, Any]], target: str, subset: str) -> list[Map
 
 def _cell(value: float | None, gain: float | None, decimals: int, best: float) -> Text:
     if value is None:
-        return Text(MISSING, style="dim")
+        return Text("")
     below = [] if gain is None else [f"{format_gain(gain)} %"]
     return stack(
         format_quantity(value, decimals), *below, style="bold green" if value == best else ""

@@ -1,6 +1,6 @@
-"""Write the results table of the README from a summary: no number there is typed by hand.
+"""Write the results tables of the README from summaries: no number there is typed by hand.
 
-``python tools/results_table.py benchmarks/results/qm9_gap/summary.json README.md``
+``python tools/results_table.py README.md benchmarks/results/qm9_gap{,_8000}/summary.json``
 """
 
 from __future__ import annotations
@@ -74,11 +74,11 @@ def table(summary: dict[str, Any]) -> str:
 
 def main() -> None:
     """Replace the text between the markers."""
-    source, document = Path(sys.argv[1]), Path(sys.argv[2])
+    document, *sources = map(Path, sys.argv[1:])
     text = document.read_text()
     start = text.index("\n", text.index(START)) + 1
     end = text.index(END)
-    content = table(json.loads(source.read_text()))
+    content = "\n\n".join(table(json.loads(source.read_text())) for source in sources)
     document.write_text(f"{text[:start]}\n{content}\n\n{text[end:]}")
 
 

@@ -266,21 +266,10 @@ def rank_diagram(
         figure.add_scatter(
             x=ends, y=[-0.55 * (idx + 1)] * 2, mode="lines", line=bar, hoverinfo="skip", meta=INK
         )
-    ruler = [1.0, 1.0 + critical_difference]
-    figure.add_scatter(
-        x=ruler,
-        y=[-(top + len(names))] * 2,
-        mode="lines+markers+text",
-        text=["", f"  critical difference {critical_difference:.2f}"],
-        textposition="middle right",
-        line={"color": NEUTRAL, "width": 2},
-        marker={"symbol": "line-ns-open", "size": 9, "color": NEUTRAL},
-        hoverinfo="skip",
-        meta=INK,
-    )
+    _add_ruler(figure, critical_difference, y=-(top + len(names)))
     figure.update_layout(
         xaxis={
-            "range": [0.6, max(len(names), ruler[1]) + 0.7], "dtick": 1, "side": "top",
+            "range": [0.6, max(len(names), 1 + critical_difference) + 0.7], "dtick": 1, "side": "top",
             "showgrid": False,
         },
         yaxis={
@@ -291,6 +280,21 @@ def rank_diagram(
         },
     )  # fmt: skip
     return figure
+
+
+def _add_ruler(figure: go.Figure, critical_difference: float, *, y: float) -> None:
+    """Draw the critical difference to scale, below the names."""
+    figure.add_scatter(
+        x=[1.0, 1.0 + critical_difference],
+        y=[y, y],
+        mode="lines+markers+text",
+        text=["", f"  critical difference {critical_difference:.2f}"],
+        textposition="middle right",
+        line={"color": NEUTRAL, "width": 2},
+        marker={"symbol": "line-ns-open", "size": 9, "color": NEUTRAL},
+        hoverinfo="skip",
+        meta=INK,
+    )
 
 
 def scaling_curves(

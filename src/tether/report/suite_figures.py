@@ -269,7 +269,8 @@ def rank_diagram(
     _add_ruler(figure, critical_difference, y=-(top + len(names)))
     figure.update_layout(
         xaxis={
-            "range": [0.6, max(len(names), 1 + critical_difference) + 0.7], "dtick": 1, "side": "top",
+            "range": [0.6, max(len(names), 1 + critical_difference) + 0.7],
+            "dtick": 1, "side": "top",
             "showgrid": False,
         },
         yaxis={

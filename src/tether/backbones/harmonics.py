@@ -139,7 +139,7 @@ def paths(n_first: int, n_third: int, degree: int) -> list[tuple[int, int, int]]
     Returns
     -------
     list of tuple of int
-        Sorted, so that the results of degree 0 come first for each degree of the feature.
+        In order of the feature, then the result, then the harmonic.
 
     Examples
     --------
@@ -155,29 +155,23 @@ def paths(n_first: int, n_third: int, degree: int) -> list[tuple[int, int, int]]
 
 
 @lru_cache
-def coupling_table(first: int, degree: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """From harmonics to the matrices that take features of one degree to all `paths` results.
+def coupling_table(
+    path: tuple[int, int, int], dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """From harmonics to the matrices that take features along one of `paths`.
 
     Parameters
     ----------
-    first : int
-        Degree of the features.
-    degree : int
-        Highest degree of harmonics and results.
+    path : tuple of int
+        Degrees of the feature, the result and the harmonic.
     dtype, device
         Of the table. It is no buffer: cast to single precision and back, it would be inexact.
 
     Returns
     -------
-    Tensor, shape ((degree + 1)², n_components × (2 first + 1))
-        Components of all results, in the order of `paths`. Each result has the mean square of the
-        features where features and harmonics are independent.
+    Tensor, shape (2 second + 1, (2 third + 1) × (2 first + 1))
+        A result has the mean square of the features, where these and the harmonics are independent.
     """
-    columns = []
-    for own, third, second in paths(degree + 1, degree + 1, degree):
-        if own == first:
-            table = np.zeros(((degree + 1) ** 2, 2 * third + 1, 2 * first + 1))
-            tensor = (2 * third + 1) ** 0.5 * coupling(first, second, third)
-            table[second**2 : (second + 1) ** 2] = tensor.transpose(1, 2, 0)
-            columns.append(table)
-    return torch.from_numpy(np.concatenate(columns, axis=1)).flatten(1).to(device, dtype)
+    first, third, second = path
+    tensor = (2 * third + 1) ** 0.5 * coupling(first, second, third).transpose(1, 2, 0)
+    return torch.from_numpy(np.ascontiguousarray(tensor)).flatten(1).to(device, dtype)

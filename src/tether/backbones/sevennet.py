@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from tether.backbones.checks import check_overlaps, check_structures
-from tether.backbones.harmonics import MAX_DEGREE, coupling_table, spherical_harmonics
+from tether.backbones.harmonics import MAX_DEGREE, coupling_table, paths, spherical_harmonics
 from tether.backbones.protocol import BackboneSpec
 from tether.backbones.sevennet_layer import Interaction, PairGeometry, scaled_linear
 from tether.errors import TetherError
@@ -185,7 +185,7 @@ class Sevennet(nn.Module):
         return Features(
             node=layers[-1],
             layers=tuple(layers),
-            edge=torch.cat([m.squeeze(2) for m in messages], dim=2).mean(0),
+            edge=_both_ways(torch.cat(messages, dim=2)),
             edge_idx=torch.stack([pairs.idx_i, pairs.idx_j]),
             edge_distance=distances,
         )
@@ -194,16 +194,19 @@ class Sevennet(nn.Module):
         pairs, highest = graph.edges["pairs"], len(self.config.n_features) - 1
         directions = vectors / distances[:, None]
         # From the receiver to the sender, in both directions of a pair.
-        harmonics = spherical_harmonics(torch.cat([directions, -directions]), highest)
-        mixers = []
-        for degree in range(highest + 1):
-            table = coupling_table(degree, highest, vectors.dtype, vectors.device)
-            mixers.append((harmonics @ table).unflatten(1, (-1, 2 * degree + 1)))
+        both = torch.stack([directions, -directions], dim=1).flatten(0, 1)
+        degrees = [2 * degree + 1 for degree in range(highest + 1)]
+        harmonics = spherical_harmonics(both, highest).split(degrees, dim=1)
+        mixers = {}
+        for path in paths(highest + 1, highest + 1, highest):
+            first, third, second = path
+            matrices = harmonics[second] @ coupling_table(path, both.dtype, both.device)
+            mixers[path] = matrices.view(len(both), 2 * third + 1, 2 * first + 1)
         return PairGeometry(
-            receivers=torch.cat([pairs.idx_i, pairs.idx_j]),
-            senders=torch.cat([pairs.idx_j, pairs.idx_i]),
+            receivers=torch.stack([pairs.idx_i, pairs.idx_j], dim=1).flatten(),
+            senders=torch.stack([pairs.idx_j, pairs.idx_i], dim=1).flatten(),
             radial=self._radial(distances),
-            mixers=tuple(mixers),
+            mixers=mixers,
         )
 
     def _radial(self, distances: Tensor) -> Tensor:
@@ -256,6 +259,11 @@ class Sevennet(nn.Module):
         energy = atomic.new_zeros(batch.n_systems).index_add(0, batch.system_idx, atomic)
         forces, stress = forces_stress(energy, graph, create_graph=create_graph)
         return (energy if create_graph else energy.detach()), forces, stress
+
+
+def _both_ways(messages: Tensor) -> Tensor:
+    """Mean over the two directions of each pair, shape (n_pairs, channels)."""
+    return messages.view(len(messages) // 2, 2, messages.shape[2]).mean(1)
 
 
 def _random_spec(config: SevennetConfig) -> BackboneSpec:

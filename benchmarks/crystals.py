@@ -87,9 +87,7 @@ def builder_ms(builders: dict[str, Callable[[], object]], n_structures: int) -> 
     return ms
 
 
-def tether_variants(
-    name: str, graph: Graph, labels: PseudoLabels
-) -> dict[str, Callable[[], None]]:
+def tether_variants(name: str, graph: Graph, labels: PseudoLabels) -> dict[str, Callable[[], None]]:
     """Tether's steps: force field, property, and both at once."""
     settings = TrainingSettings(lr=1e-6)
     target = Target("property", "eV")
@@ -128,7 +126,10 @@ def main(description: str, package: Package) -> None:
     batch = crystals(options.batch, options.max_atoms)
     backbone: Any = load_backbone(package.backbone)
     own = package.structures(to_ase(batch))
-    builders = {"tether": lambda: backbone.prepare(batch), package.name: lambda: package.graphs(own)}
+    builders = {
+        "tether": lambda: backbone.prepare(batch),
+        package.name: lambda: package.graphs(own),
+    }
     graph_ms = builder_ms(builders, batch.n_systems)
     graph, labels = backbone.prepare(batch), pseudo_label(backbone, batch)
     sizes = {"atoms": batch.n_atoms, **{n: len(e.idx_i) for n, e in graph.edges.items()}}

@@ -13,7 +13,6 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
-import torch
 from crystals import Package, main
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ def graphs(structures: list[Any]) -> list[Any]:
 
 
 def step(
-    graphs: list[Any], labels: PseudoLabels, counts: list[int], targets: str
+    graphs: list[Any], labels: PseudoLabels, _counts: list[int], targets: str
 ) -> Callable[[], None]:
     """A pass of sevenn's own ``Trainer`` over a loader that holds this one batch."""
     from sevenn.train.trainer import Trainer

@@ -21,7 +21,7 @@ __all__ = ["Run", "environment", "identity_of"]
 
 _PACKAGES = (
     "tether", "torch", "numpy", "scikit-learn", "ase", "vesin", "so3krates-torch", "chgnet",
-    "tblite", "qm9pack", "openTSNE", "POT", "torchjd",
+    "sevenn", "tblite", "qm9pack", "openTSNE", "POT", "torchjd",
 )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from scipy.linalg import null_space
+from scipy.linalg import eigh
 from torch import Tensor
 
 __all__ = ["MAX_DEGREE", "coupling", "coupling_table", "paths", "spherical_harmonics"]
@@ -101,15 +101,15 @@ def _invariant(low: int, middle: int, high: int) -> np.ndarray:
     # Two rotations about different axes generate all: what neither changes is invariant.
     matrices = np.linalg.qr(np.random.default_rng(0).normal(size=(2, 3, 3)))[0]
     matrices *= np.linalg.det(matrices)[:, None, None]
-    equations = []
+    square = np.zeros(1)
     for matrix in matrices:
         rotation = np.ones((1, 1))
         for degree in (low, middle, high):
             rotation = np.kron(rotation, _representation(degree, matrix))
-        equations.append(rotation - np.eye(len(rotation)))
-    found = null_space(np.concatenate(equations), rcond=1e-8)
-    assert found.shape[1] == 1, f"degrees {low}, {middle}, {high} have no coupling"
-    vector = found[:, 0]
+        change = rotation - np.eye(len(rotation))
+        square = square + change.T @ change
+    # The one tensor without change; the next eigenvalue is of order 1.
+    vector = eigh(square, subset_by_index=[0, 0])[1][:, 0]
     vector *= np.sign(vector[np.argmax(np.abs(vector) > 1e-6)])
     return vector.reshape(2 * low + 1, 2 * middle + 1, 2 * high + 1)
 
@@ -155,9 +155,7 @@ def paths(n_first: int, n_third: int, degree: int) -> list[tuple[int, int, int]]
 
 
 @lru_cache
-def coupling_table(
-    path: tuple[int, int, int], dtype: torch.dtype, device: torch.device
-) -> Tensor:
+def coupling_table(path: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
     """From harmonics to the matrices that take features along one of `paths`.
 
     Parameters

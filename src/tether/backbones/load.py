@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +18,7 @@ BACKBONES: dict[str, tuple[str, str]] = {
     "so3lr": ("SO3LR, 530k parameters, molecules of H C N O F P S Cl, PBE0+MBD", "so3lr"),
     "so3krates": ("SO3krates of any size with random weights", "so3lr"),
     "chgnet": ("CHGNet 0.3.0, 400k parameters, crystals of 89 elements, PBE(+U)", "chgnet"),
+    "sevennet": ("SevenNet-0, 840k parameters, crystals of 89 elements, PBE(+U)", "sevennet"),
     "tiny": ("small equivariant network with random weights, for tests", ""),
 }
 
@@ -39,8 +41,9 @@ def load_backbone(
     seed : int
         Of random weights.
     options : dict, optional
-        Size, where the architecture has one (`So3kratesConfig`); ``checkpoint`` of chgnet: 0.3.0
-        (default), 0.2.0 or r2scan.
+        Size, where the architecture has one (`So3kratesConfig`; `SevennetConfig`, for random
+        weights); ``checkpoint`` of chgnet: 0.3.0 (default), 0.2.0 or r2scan; of sevennet: 7net-0
+        (default) or 7net-l3i5.
 
     Returns
     -------
@@ -73,6 +76,8 @@ def load_backbone(
                 return So3krates(So3kratesConfig(**options), seed=seed)
             case "chgnet":
                 return _chgnet(weights, seed, **options)
+            case "sevennet":
+                return _sevennet(weights, seed, **options)
             case "tiny":
                 from tether.testing.tiny import TinyBackbone
 
@@ -103,3 +108,20 @@ def _chgnet(weights: str, seed: int, *, checkpoint: str = "0.3.0") -> Backbone:
     if weights == "pretrained":
         return load_chgnet(checkpoint)
     return Chgnet(checkpoint_of(checkpoint).config, seed=seed)
+
+
+def _sevennet(weights: str, seed: int, *, checkpoint: str = "7net-0", **size: Any) -> Backbone:
+    from tether.backbones.sevennet import Sevennet
+    from tether.backbones.sevennet_weights import checkpoint_of, load_sevennet
+
+    if weights == "pretrained":
+        if size:
+            raise TetherError(
+                f"options {size} of backbone 'sevennet'",
+                expected="checkpoint only: published weights have one size",
+                fix="remove the size, or train from random weights (recipe scratch)",
+            )
+        return load_sevennet(checkpoint)
+    if "n_features" in size:
+        size["n_features"] = tuple(size["n_features"])
+    return Sevennet(replace(checkpoint_of(checkpoint).config, **size), seed=seed)

@@ -66,16 +66,33 @@ class SevennetConfig:
     average_neighbours: float = 35.98957443237305
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.n_features) <= MAX_DEGREE + 1:
+        widths = self.n_features
+        if not 1 <= len(widths) <= MAX_DEGREE + 1 or min(widths) < 1 or widths[0] < 2:
             raise TetherError(
-                f"`n_features` is {self.n_features}",
-                expected=f"channels of degree 0, 1, … at most {MAX_DEGREE}",
+                f"`n_features` is {widths}",
+                expected=f"positive channels of degree 0, 1, … at most {MAX_DEGREE}, two of 0",
                 fix="choose for example n_features=(32, 16, 8)",
+            )
+        for name in ("n_layers", "n_radial", "n_hidden"):
+            if getattr(self, name) < 1:
+                raise TetherError(
+                    f"`{name}` is {getattr(self, name)}",
+                    expected="a positive integer",
+                    fix="leave it out for the size of 7net-0",
+                )
+        if not 0 <= self.cutoff_on < self.cutoff:
+            raise TetherError(
+                f"`cutoff_on` is {self.cutoff_on}",
+                expected=f"a distance below the cutoff, {self.cutoff} Å, or 0",
+                fix="set cutoff_on=0 for a polynomial",
             )
 
 
 class Sevennet(nn.Module):
     """A SevenNet; `Backbone` and `Potential`.
+
+    As the package's, it is invariant under rotation but not under reflection: mirror images differ
+    a little (`parity` is off in every published network).
 
     Parameters
     ----------

@@ -171,7 +171,9 @@ class Interaction(nn.Module):
         for (_, third, _), message in zip(self.paths, messages, strict=True):
             total = message.new_zeros(len(atoms[0]), *message.shape[1:])
             received[third].append(total.index_add(0, at.receivers, message))
-        updated = self.outward([torch.cat(parts, 2) / self.average_neighbours for parts in received])
+        updated = self.outward(
+            [torch.cat(parts, 2) / self.average_neighbours for parts in received]
+        )
         for degree, own in enumerate(self.connection(atoms)):
             updated[degree] = updated[degree] + own
         return self._gate(updated), messages

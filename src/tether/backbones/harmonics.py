@@ -91,13 +91,15 @@ def coupling(first: int, second: int, third: int) -> np.ndarray:
     degrees = (first, second, third)
     order = sorted(range(3), key=degrees.__getitem__)
     low, middle, high = (degrees[at] for at in order)
-    return np.ascontiguousarray(_invariant(low, middle, high).transpose(np.argsort(order)))
+    tensor: np.ndarray = _invariant(low, middle, high).transpose(np.argsort(order))
+    return tensor
 
 
 @lru_cache
 def _invariant(low: int, middle: int, high: int) -> np.ndarray:
     if low == 0:
-        return np.eye(2 * high + 1)[None] / (2 * high + 1) ** 0.5
+        diagonal: np.ndarray = np.eye(2 * high + 1)[None] / np.sqrt(2 * high + 1)
+        return diagonal
     # Two rotations about different axes generate all: what neither changes is invariant.
     matrices = np.linalg.qr(np.random.default_rng(0).normal(size=(2, 3, 3)))[0]
     matrices *= np.linalg.det(matrices)[:, None, None]
@@ -109,7 +111,7 @@ def _invariant(low: int, middle: int, high: int) -> np.ndarray:
         change = rotation - np.eye(len(rotation))
         square = square + change.T @ change
     # The one tensor without change; the next eigenvalue is of order 1.
-    vector = eigh(square, subset_by_index=[0, 0])[1][:, 0]
+    vector: np.ndarray = eigh(square, subset_by_index=[0, 0])[1][:, 0]
     vector *= np.sign(vector[np.argmax(np.abs(vector) > 1e-6)])
     return vector.reshape(2 * low + 1, 2 * middle + 1, 2 * high + 1)
 

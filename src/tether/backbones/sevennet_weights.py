@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -73,12 +73,12 @@ CHECKPOINTS = {
 }
 
 #: Beside tensors, the files hold arrays of numpy in their settings.
-_HARMLESS = [
+_HARMLESS: list[Any] = [
     np.ndarray,
     np.dtype,
     type(np.dtype(np.float32)),
     type(np.dtype(np.float64)),
-    (np._core.multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),  # noqa: SLF001
+    (np.zeros(0).__reduce__()[0], "numpy.core.multiarray._reconstruct"),  # its old name
 ]
 
 

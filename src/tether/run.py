@@ -21,8 +21,8 @@ __all__ = ["Run", "environment", "identity_of"]
 
 _PACKAGES = (
     "tether", "torch", "numpy", "scikit-learn", "ase", "vesin", "so3krates-torch", "chgnet",
-    "tblite", "qm9pack", "openTSNE", "POT", "torchjd", "rdkit", "pymatgen", "featomic",
-    "torchmd-net",
+    "sevenn", "torchmd-net", "tblite", "qm9pack", "openTSNE", "POT", "torchjd", "rdkit", "pymatgen",
+    "featomic",
 )  # fmt: skip
 
 

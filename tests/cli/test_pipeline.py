@@ -181,7 +181,14 @@ def test_list_says_what_there_is(
     call: Call, strict_json: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = strict_json(call("list", "--json"))
-    assert {row["name"] for row in found["backbones"]} == {"so3lr", "so3krates", "chgnet", "tiny"}
+    assert {row["name"] for row in found["backbones"]} == {
+        "so3lr",
+        "so3krates",
+        "chgnet",
+        "tensornet",
+        "sevennet",
+        "tiny",
+    }
     assert "mft" in {row["name"] for row in found["recipes"]}
     monkeypatch.setenv("COLUMNS", "200")
     assert "pip install 'tether[so3lr]'" in call("list")  # brackets are text, not markup

@@ -253,7 +253,11 @@ def test_random_weights_come_from_the_seed_and_leave_the_process_alone() -> None
         ("so3krates", {"n_features": 30}, "`n_features` is 30; expected a multiple of 4"),
         ("so3krates", {"n_features": "32"}, "options .* of backbone 'so3krates'"),
         ("tiny", {"n_features": -1}, "options .* of backbone 'tiny'"),
-        ("so3lrr", {}, "unknown backbone 'so3lrr'; expected one of so3lr, so3krates, chgnet, tiny"),
+        (
+            "so3lrr",
+            {},
+            "unknown backbone 'so3lrr'; expected one of so3lr, so3krates, chgnet, tensornet, sevennet, tiny",
+        ),
     ],
 )
 def test_wrong_names_and_options_are_refused(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +19,7 @@ BACKBONES: dict[str, tuple[str, str]] = {
     "so3krates": ("SO3krates of any size with random weights", "so3lr"),
     "chgnet": ("CHGNet 0.3.0, 400k parameters, crystals of 89 elements, PBE(+U)", "chgnet"),
     "tensornet": ("TensorNet of any size with random weights, molecules and crystals", "tensornet"),
+    "sevennet": ("SevenNet-0, 840k parameters, crystals of 89 elements, PBE(+U)", "sevennet"),
     "tiny": ("small equivariant network with random weights, for tests", ""),
 }
 
@@ -40,8 +42,9 @@ def load_backbone(
     seed : int
         Of random weights.
     options : dict, optional
-        Size, where the architecture has one (`So3kratesConfig`, `TensornetConfig`);
-        ``checkpoint`` of chgnet: 0.3.0 (default), 0.2.0 or r2scan.
+        Size, where the architecture has one (`So3kratesConfig`, `TensornetConfig`;
+        `SevennetConfig`, for random weights); ``checkpoint`` of chgnet: 0.3.0 (default), 0.2.0 or
+        r2scan; of sevennet: 7net-0 (default) or 7net-l3i5.
 
     Returns
     -------
@@ -78,6 +81,8 @@ def load_backbone(
                 from tether.backbones.tensornet import Tensornet, TensornetConfig
 
                 return Tensornet(TensornetConfig(**options), seed=seed)
+            case "sevennet":
+                return _sevennet(weights, seed, **options)
             case "tiny":
                 from tether.testing.tiny import TinyBackbone
 
@@ -108,3 +113,20 @@ def _chgnet(weights: str, seed: int, *, checkpoint: str = "0.3.0") -> Backbone:
     if weights == "pretrained":
         return load_chgnet(checkpoint)
     return Chgnet(checkpoint_of(checkpoint).config, seed=seed)
+
+
+def _sevennet(weights: str, seed: int, *, checkpoint: str = "7net-0", **size: Any) -> Backbone:
+    from tether.backbones.sevennet import Sevennet
+    from tether.backbones.sevennet_weights import checkpoint_of, load_sevennet
+
+    if weights == "pretrained":
+        if size:
+            raise TetherError(
+                f"options {size} of backbone 'sevennet'",
+                expected="checkpoint only: published weights have one size",
+                fix="remove the size, or train from random weights (recipe scratch)",
+            )
+        return load_sevennet(checkpoint)
+    if "n_features" in size:
+        size["n_features"] = tuple(size["n_features"])
+    return Sevennet(replace(checkpoint_of(checkpoint).config, **size), seed=seed)

@@ -19,6 +19,7 @@ _OPTIONAL = {
     "so3krates_torch": ("backbone so3lr", "so3lr"),
     "chgnet": ("backbone chgnet", "chgnet"),
     "torchmdnet": ("backbone tensornet", "tensornet"),
+    "sevenn": ("backbone sevennet", "sevennet"),
     "qm9pack": ("the QM9 data set", "qm9"),
     "tblite": ("GFN2-xTB labels", "xtb"),
     "torchjd": ("balance surgery", "surgery"),
@@ -32,7 +33,11 @@ _OPTIONAL = {
 
 
 #: Backbone → its name in words, and the import name of the package that brings its weights.
-_WEIGHTS = (("so3lr", "SO3LR", "so3krates_torch"), ("chgnet", "CHGNet", "chgnet"))
+_WEIGHTS = (
+    ("so3lr", "SO3LR", "so3krates_torch"),
+    ("chgnet", "CHGNet", "chgnet"),
+    ("sevennet", "SevenNet", "sevenn"),
+)
 
 
 def doctor_command(*, as_json: JsonOption = False) -> None:

@@ -57,36 +57,21 @@ def load_backbone(
         For an unknown name or option, or a missing package.
     """
     options = dict(options or {})
+    backbone: Backbone | None = None
     try:
         match name:
-            case "so3lr" if weights == "pretrained" and not options:
-                from tether.backbones.so3lr import load_so3lr
-
-                return load_so3lr()
             case "so3lr" if weights == "pretrained":
-                raise TetherError(  # noqa: TRY301 (the handler below is for unknown options)
-                    f"options {options} of backbone 'so3lr'",
-                    expected="none: the published weights have one size",
-                    fix="remove backbone.options, or set backbone.name=so3krates",
-                )
+                backbone = _so3lr(options)
             case "so3lr" | "so3krates":
-                from tether.backbones.so3krates import So3krates, So3kratesConfig
-
-                if "degrees" in options:
-                    options["degrees"] = tuple(options["degrees"])
-                return So3krates(So3kratesConfig(**options), seed=seed)
+                backbone = _so3krates(seed, **options)
             case "chgnet":
-                return _chgnet(weights, seed, **options)
-            case "tensornet":
-                from tether.backbones.tensornet import Tensornet, TensornetConfig
-
-                return Tensornet(TensornetConfig(**options), seed=seed)
+                backbone = _chgnet(weights, seed, **options)
             case "sevennet":
-                return _sevennet(weights, seed, **options)
+                backbone = _sevennet(weights, seed, **options)
+            case "tensornet":
+                backbone = _tensornet(seed, **options)
             case "tiny":
-                from tether.testing.tiny import TinyBackbone
-
-                return TinyBackbone(seed=seed, **options)
+                backbone = _tiny(seed, **options)
     except TetherError:
         raise
     except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
@@ -95,15 +80,48 @@ def load_backbone(
             expected="options of that architecture",
             fix="see `tether list`",
         ) from None
-    for entry in entry_points(group="tether.backbones"):
+    for entry in entry_points(group="tether.backbones") if backbone is None else ():
         if entry.name == name:
-            backbone: Backbone = entry.load()(weights=weights, seed=seed, **options)
-            return backbone
+            backbone = entry.load()(weights=weights, seed=seed, **options)
+    if backbone is not None:
+        return backbone
     raise TetherError(
         f"unknown backbone {name!r}",
         expected=f"one of {', '.join(BACKBONES)}",
         fix="set backbone.name=so3lr, or install the package that brings it",
     )
+
+
+def _so3lr(options: dict[str, Any]) -> Backbone:
+    from tether.backbones.so3lr import load_so3lr
+
+    if options:
+        raise TetherError(
+            f"options {options} of backbone 'so3lr'",
+            expected="none: the published weights have one size",
+            fix="remove backbone.options, or set backbone.name=so3krates",
+        )
+    return load_so3lr()
+
+
+def _so3krates(seed: int, **size: Any) -> Backbone:
+    from tether.backbones.so3krates import So3krates, So3kratesConfig
+
+    if "degrees" in size:
+        size["degrees"] = tuple(size["degrees"])
+    return So3krates(So3kratesConfig(**size), seed=seed)
+
+
+def _tensornet(seed: int, **size: Any) -> Backbone:
+    from tether.backbones.tensornet import Tensornet, TensornetConfig
+
+    return Tensornet(TensornetConfig(**size), seed=seed)
+
+
+def _tiny(seed: int, **size: Any) -> Backbone:
+    from tether.testing.tiny import TinyBackbone
+
+    return TinyBackbone(seed=seed, **size)
 
 
 def _chgnet(weights: str, seed: int, *, checkpoint: str = "0.3.0") -> Backbone:

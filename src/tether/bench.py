@@ -1,4 +1,4 @@
-"""`bench`: a suite's data, its runs, its results; a killed one goes on where it was."""
+"""A suite's data, its runs, its results: what `tether bench` does; a killed one goes on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
-from tether.compare import write_config
 from tether.errors import TetherError
 from tether.jobs import Job, check_jobs, plan, run_jobs
 from tether.outside.published import published_figures
@@ -15,11 +14,11 @@ from tether.serialization import write_json
 from tether.suites.results import suite_results
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from tether.suites.suite import Stage, Suite
 
-__all__ = ["bench", "prepare_suite", "suite_jobs", "write_results"]
+__all__ = ["prepare_suite", "run_suite", "suite_jobs", "write_results"]
 
 
 def suite_jobs(suite: Suite) -> list[Job]:
@@ -70,30 +69,22 @@ def prepare_suite(
             )
 
 
-def bench(
+def run_suite(
     suite: Suite,
     *,
-    jobs: Sequence[Job],
     workers: int | None = None,
     report: Callable[[Job, int, str], None] = lambda _job, _steps, _state: None,
-) -> dict[str, Any]:
-    """Run what is not yet complete, one process a core; then write the results.
+) -> None:
+    """Run what is not yet complete, one process a core.
 
     Parameters
     ----------
     suite : Suite
         Whose data are there, see `prepare_suite`.
-    jobs : sequence of Job
-        Of `suite_jobs`, or some of them.
     workers : int, optional
         Runs at a time; default one a core.
     report : callable
         As of `run_jobs`.
-
-    Returns
-    -------
-    dict
-        The content of ``results.json``.
 
     Raises
     ------
@@ -101,12 +92,9 @@ def bench(
         For bad input, before anything runs; a run that fails later stops the others.
     """
     for task in suite.tasks:
-        own = [job for job in jobs if job.out.parent.parent == task.out]
-        if own:
-            check_jobs(own, structures=not all(job.is_complete for job in own))
-            write_config(task.config, task.out)
-    run_jobs(jobs, report, workers=workers)
-    return write_results(suite)
+        jobs = plan(task.config, task.out)
+        check_jobs(jobs, structures=not all(job.is_complete for job in jobs))
+    run_jobs(suite_jobs(suite), report, workers=workers)
 
 
 def write_results(suite: Suite) -> dict[str, Any]:

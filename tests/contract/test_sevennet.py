@@ -361,7 +361,7 @@ def test_one_changed_byte_is_another_file_and_it_is_not_opened(
 def test_not_even_the_pinned_file_could_run_code(tmp_path: Path) -> None:
     opened = tmp_path / "opened"
     torch.save({"model_state_dict": Bomb(opened)}, tmp_path / "bomb")
-    config = sevennet_weights.checkpoint_of("7net-0").config
+    config = sevennet_weights.CHECKPOINTS["7net-0"].config
     with (tmp_path / "bomb").open("rb") as file, pytest.raises(pickle.UnpicklingError):
         sevennet_weights._convert(file, config)  # type: ignore[arg-type]
     assert not opened.exists()

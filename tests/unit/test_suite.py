@@ -12,7 +12,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from tether.bench import bench, prepare_suite, suite_jobs, write_results
+from tether.bench import prepare_suite, run_suite, suite_jobs, write_results
 from tether.cli.bench_tables import print_results
 from tether.cli.main import main
 from tether.errors import TetherError
@@ -131,7 +131,8 @@ def done(workspace: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[str,
     suite = load_suite(path, out=folder / "out")
     prepare_suite(suite)
     assert all(stage.is_done for stage in suite.stages)
-    bench(suite, jobs=suite_jobs(suite), workers=1)
+    run_suite(suite, workers=1)
+    write_results(suite)
     return path, folder / "out"
 
 
@@ -207,7 +208,8 @@ def test_what_is_finished_is_not_run_again(done: tuple[str, Path]) -> None:
     before = [file.stat().st_mtime_ns for file in files]
     summaries = [(out / name / "summary.json").stat().st_mtime_ns for name in "ab"]
     prepare_suite(suite, lambda _stage, state: pytest.fail(state) if state != "done" else None)
-    again = bench(suite, jobs=suite_jobs(suite), workers=1)
+    run_suite(suite, workers=1)
+    again = write_results(suite)
     assert [file.stat().st_mtime_ns for file in files] == before
     assert [(out / name / "summary.json").stat().st_mtime_ns for name in "ab"] == summaries
     assert json.loads(json.dumps(again)) == read_json(out / "results.json")

@@ -12,8 +12,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tether.backbones.chgnet import ELEMENTS, Chgnet, ChgnetConfig
-from tether.backbones.weights import converted_weights, copy_weights, find_package
-from tether.errors import TetherError
+from tether.backbones.weights import (
+    checkpoint_of,
+    converted_weights,
+    copy_weights,
+    find_package,
+)
 
 if TYPE_CHECKING:
     import io
@@ -21,7 +25,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["CHECKPOINTS", "Checkpoint", "checkpoint_of", "load_chgnet", "weight_file"]
+__all__ = ["CHECKPOINTS", "Checkpoint", "load_chgnet", "weight_file"]
 
 PACKAGE = "chgnet==0.4.2"
 LICENCE = "BSD-3-Clause-LBNL"
@@ -83,33 +87,6 @@ CHECKPOINTS = {
 }
 
 
-def checkpoint_of(name: str) -> Checkpoint:
-    """One of `CHECKPOINTS`.
-
-    Parameters
-    ----------
-    name : str
-        As the package names it.
-
-    Returns
-    -------
-    Checkpoint
-        File, level of theory and size.
-
-    Raises
-    ------
-    TetherError
-        For an unknown name.
-    """
-    if name not in CHECKPOINTS:
-        raise TetherError(
-            f"checkpoint {name!r} of backbone 'chgnet'",
-            expected=f"one of {', '.join(CHECKPOINTS)}",
-            fix="set backbone.options.checkpoint='0.3.0', or leave it out",
-        )
-    return CHECKPOINTS[name]
-
-
 def weight_file(name: str, *, cache: Path | None = None) -> Path:
     """A checkpoint as safetensors, converted once.
 
@@ -130,7 +107,7 @@ def weight_file(name: str, *, cache: Path | None = None) -> Path:
     TetherError
         When the package is not installed, or its file is not the one that is pinned here.
     """
-    checkpoint = checkpoint_of(name)
+    checkpoint = checkpoint_of(CHECKPOINTS, name, backbone="chgnet")
     folder = find_package("chgnet", distribution="chgnet 0.4", extra="chgnet")
     return converted_weights(
         folder / checkpoint.path,
@@ -163,7 +140,7 @@ def load_chgnet(name: str = "0.3.0", *, cache: Path | None = None) -> Chgnet:
     TetherError
         See `weight_file`.
     """
-    checkpoint = checkpoint_of(name)
+    checkpoint = checkpoint_of(CHECKPOINTS, name, backbone="chgnet")
     path = weight_file(name, cache=cache)
     backbone = Chgnet(checkpoint.config)
     backbone.spec = replace(

@@ -126,16 +126,18 @@ def _tiny(seed: int, **size: Any) -> Backbone:
 
 def _chgnet(weights: str, seed: int, *, checkpoint: str = "0.3.0") -> Backbone:
     from tether.backbones.chgnet import Chgnet
-    from tether.backbones.chgnet_weights import checkpoint_of, load_chgnet
+    from tether.backbones.chgnet_weights import CHECKPOINTS, load_chgnet
+    from tether.backbones.weights import checkpoint_of
 
     if weights == "pretrained":
         return load_chgnet(checkpoint)
-    return Chgnet(checkpoint_of(checkpoint).config, seed=seed)
+    return Chgnet(checkpoint_of(CHECKPOINTS, checkpoint, backbone="chgnet").config, seed=seed)
 
 
 def _sevennet(weights: str, seed: int, *, checkpoint: str = "7net-0", **size: Any) -> Backbone:
     from tether.backbones.sevennet import Sevennet
-    from tether.backbones.sevennet_weights import checkpoint_of, load_sevennet
+    from tether.backbones.sevennet_weights import CHECKPOINTS, load_sevennet
+    from tether.backbones.weights import checkpoint_of
 
     if weights == "pretrained":
         if size:
@@ -147,4 +149,5 @@ def _sevennet(weights: str, seed: int, *, checkpoint: str = "7net-0", **size: An
         return load_sevennet(checkpoint)
     if "n_features" in size:
         size["n_features"] = tuple(size["n_features"])
-    return Sevennet(replace(checkpoint_of(checkpoint).config, **size), seed=seed)
+    config = checkpoint_of(CHECKPOINTS, checkpoint, backbone="sevennet").config
+    return Sevennet(replace(config, **size), seed=seed)

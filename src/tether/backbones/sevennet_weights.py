@@ -17,8 +17,12 @@ import torch
 from tether.backbones.harmonics import coupling
 from tether.backbones.sevennet import N_ELEMENTS, Sevennet, SevennetConfig
 from tether.backbones.sevennet_layer import Interaction
-from tether.backbones.weights import converted_weights, copy_weights, find_package
-from tether.errors import TetherError
+from tether.backbones.weights import (
+    checkpoint_of,
+    converted_weights,
+    copy_weights,
+    find_package,
+)
 
 if TYPE_CHECKING:
     import io
@@ -26,7 +30,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["CHECKPOINTS", "Checkpoint", "checkpoint_of", "load_sevennet", "weight_file"]
+__all__ = ["CHECKPOINTS", "Checkpoint", "load_sevennet", "weight_file"]
 
 PACKAGE = "sevenn==0.13.0"
 LICENCE = "MIT"
@@ -82,33 +86,6 @@ _HARMLESS: list[Any] = [
 ]
 
 
-def checkpoint_of(name: str) -> Checkpoint:
-    """One of `CHECKPOINTS`.
-
-    Parameters
-    ----------
-    name : str
-        As the package names it.
-
-    Returns
-    -------
-    Checkpoint
-        File, level of theory and size.
-
-    Raises
-    ------
-    TetherError
-        For an unknown name.
-    """
-    if name not in CHECKPOINTS:
-        raise TetherError(
-            f"checkpoint {name!r} of backbone 'sevennet'",
-            expected=f"one of {', '.join(CHECKPOINTS)}",
-            fix="set backbone.options.checkpoint='7net-0', or leave it out",
-        )
-    return CHECKPOINTS[name]
-
-
 def weight_file(name: str, *, cache: Path | None = None) -> Path:
     """A checkpoint as safetensors, converted once.
 
@@ -129,7 +106,7 @@ def weight_file(name: str, *, cache: Path | None = None) -> Path:
     TetherError
         When the package is not installed, or its file is not the one that is pinned here.
     """
-    checkpoint = checkpoint_of(name)
+    checkpoint = checkpoint_of(CHECKPOINTS, name, backbone="sevennet")
     folder = find_package("sevenn", distribution="sevenn 0.13", extra="sevennet")
     return converted_weights(
         folder / "pretrained_potentials" / checkpoint.path,
@@ -162,7 +139,7 @@ def load_sevennet(name: str = "7net-0", *, cache: Path | None = None) -> Sevenne
     TetherError
         See `weight_file`.
     """
-    checkpoint = checkpoint_of(name)
+    checkpoint = checkpoint_of(CHECKPOINTS, name, backbone="sevennet")
     path = weight_file(name, cache=cache)
     backbone = Sevennet(checkpoint.config)
     backbone.spec = replace(

@@ -6,7 +6,7 @@ import hashlib
 import importlib.util
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
@@ -14,11 +14,44 @@ from tether.errors import TetherError
 from tether.serialization import load_tensors, save_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor
 
-__all__ = ["converted_weights", "copy_weights", "find_package"]
+__all__ = ["checkpoint_of", "converted_weights", "copy_weights", "find_package"]
+
+C = TypeVar("C")
+
+
+def checkpoint_of(checkpoints: Mapping[str, C], name: str, *, backbone: str) -> C:
+    """One of a backbone's published checkpoints.
+
+    Parameters
+    ----------
+    checkpoints : mapping of str to object
+        By the package's names; the first is the default.
+    name : str
+        One of them.
+    backbone : str
+        Whose they are, for the error.
+
+    Returns
+    -------
+    object
+        File, level of theory and size.
+
+    Raises
+    ------
+    TetherError
+        For an unknown name.
+    """
+    if name not in checkpoints:
+        raise TetherError(
+            f"checkpoint {name!r} of backbone {backbone!r}",
+            expected=f"one of {', '.join(checkpoints)}",
+            fix=f"set backbone.options.checkpoint={next(iter(checkpoints))!r}, or leave it out",
+        )
+    return checkpoints[name]
 
 
 def find_package(module: str, *, distribution: str, extra: str) -> Path:

@@ -19,7 +19,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Comparison", "Predictions", "Run", "read_comparison", "read_object", "read_summary"]
+__all__ = [
+    "Comparison",
+    "Predictions",
+    "Run",
+    "read_comparison",
+    "read_object",
+    "read_summary",
+    "read_versioned",
+]
 
 _RUN_FILES = ("metrics.json", "log.jsonl", "predictions.parquet")
 _ROW_KEYS = {
@@ -159,15 +167,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
     """
     path = folder / "summary.json"
     fix = f"delete {path} and run `tether compare` again"
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise TetherError(
-            f"{str(path)!r} cannot be read ({error})", expected="JSON", fix=fix
-        ) from error
-    if not isinstance(summary, dict) or summary.get("format") != 1:
-        found = summary.get("format") if isinstance(summary, dict) else type(summary).__name__
-        raise TetherError(f"`format` of {str(path)!r} is {found!r}", expected="1", fix=fix)
+    summary = read_versioned(path, fix=fix)
     for key, needed in _ROW_KEYS.items():
         entries = summary.get(key) or []
         for entry in entries:
@@ -180,6 +180,38 @@ def read_summary(folder: Path) -> dict[str, Any]:
                 )
         summary[key] = entries
     return summary
+
+
+def read_versioned(path: Path, *, fix: str) -> dict[str, Any]:
+    """Read a JSON object of the format that this version writes.
+
+    Parameters
+    ----------
+    path : Path
+        `summary.json` or `results.json`.
+    fix : str
+        What to do about one that is not such, for the error.
+
+    Returns
+    -------
+    dict
+        The content.
+
+    Raises
+    ------
+    TetherError
+        If it is missing, not JSON, or of another format.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TetherError(
+            f"{str(path)!r} cannot be read ({error})", expected="JSON", fix=fix
+        ) from error
+    if not isinstance(found, dict) or found.get("format") != 1:
+        version = found.get("format") if isinstance(found, dict) else type(found).__name__
+        raise TetherError(f"`format` of {str(path)!r} is {version!r}", expected="1", fix=fix)
+    return found
 
 
 def _run_order(run: Run, names: list[str]) -> tuple[int, str, int]:

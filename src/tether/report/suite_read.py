@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tether.errors import TetherError
+from tether.report.read import read_versioned
 from tether.report.results import subsets_of, targets_of, unit_of
 
 if TYPE_CHECKING:
@@ -84,15 +84,7 @@ def read_results(folder: Path) -> Results:
     """
     path = folder / "results.json"
     fix = "run `tether bench NAME --status` to write it again"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise TetherError(
-            f"{str(path)!r} cannot be read ({error})", expected="JSON", fix=fix
-        ) from error
-    if not isinstance(found, dict) or found.get("format") != 1:
-        version = found.get("format") if isinstance(found, dict) else type(found).__name__
-        raise TetherError(f"`format` of {str(path)!r} is {version!r}", expected="1", fix=fix)
+    found = read_versioned(path, fix=fix)
     missing = [key for key in _NEEDED if key not in found]
     if missing:
         raise TetherError(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tether.errors import TetherError
+from tether.splits.elements import element_pairs
 from tether.splits.leakage import leakage_report
 from tether.splits.near import near_duplicates
 
@@ -39,10 +40,9 @@ def composition_codes(numbers: ArrayLike, ptr: ArrayLike) -> NDArray[np.void]:
         Equal for equal compositions, in any set: Si2 and Si8 are the same, as the primitive and
         the conventional cell of a crystal should be.
     """
-    z, offsets = np.asarray(numbers, dtype=np.int64), np.asarray(ptr, dtype=np.int64)
-    n_systems = len(offsets) - 1
-    counts = np.zeros((n_systems, 119), dtype=np.int32)
-    np.add.at(counts, (np.repeat(np.arange(n_systems), np.diff(offsets)), z), 1)
+    system, element, count = element_pairs(numbers, ptr)
+    counts = np.zeros((len(np.asarray(ptr)) - 1, 119), dtype=np.int32)
+    counts[system, element] = count
     divisor = np.maximum(1, np.gcd.reduce(counts, axis=1, keepdims=True))
     # One opaque value a row: numpy can sort it, compare it and look it up.
     reduced = np.ascontiguousarray(counts // divisor)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tether.compare import summarise_comparison
+from tether.compare import summarise_comparison, write_config
 from tether.errors import TetherError
 from tether.jobs import plan
 from tether.metrics.folds import fold_gain, fold_interval
@@ -128,6 +128,8 @@ def _summary(task: Task, states: Mapping[str, bool]) -> dict[str, Any]:
         same = found.get("config") == task.config.model_dump(mode="json")
         if same and sorted(found.get("missing_runs", [])) == sorted(missing):
             return found
+    # A part of the suite may have run; the folder says what all of it is.
+    write_config(task.config, task.out)
     return summarise_comparison(task.config, task.out)
 
 

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from tether.cli.tables import stack
 from tether.report.format import format_gain, format_p, format_quantity, n_decimals
+from tether.report.suite_read import named_recipes, run_counts, run_states
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -51,10 +52,10 @@ def print_results(results: Mapping[str, Any], console: Console) -> None:
         Where to print.
     """
     tasks = results["tasks"]
-    recipes = list(dict.fromkeys(recipe for task in tasks for recipe in task["steps"]))
-    runs = [is_done for task in tasks for is_done in task["runs"].values()]
+    recipes = named_recipes(results)
+    n_done, n_runs = run_counts(results)
     _print_tables(
-        f"{sum(runs)} of {len(runs)} runs done",
+        f"{n_done} of {n_runs} runs done",
         recipes,
         [(task["name"], [_done_cell(task, recipe) for recipe in recipes]) for task in tasks],
         console,
@@ -104,7 +105,7 @@ def _print_tables(
 
 
 def _done_cell(task: Mapping[str, Any], recipe: str) -> Text:
-    own = [done for run, done in task["runs"].items() if run.rpartition("-s")[0] == recipe]
+    own = run_states(task, recipe)
     if not own:
         return Text("")
     return Text(f"{sum(own)}/{len(own)}", style="green" if all(own) else "dim")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tether.report.format import as_number, format_quantity
 from tether.report.provenance import flatten, key_value_table
+from tether.report.suite_read import named_recipes, run_states
 from tether.report.tables import Cell, Column, Table
 
 if TYPE_CHECKING:
@@ -31,14 +32,15 @@ def suite_runs_table(results: Results) -> Table:
         A row a recipe, done or not.
     """
     tasks = results["tasks"]
-    recipes = dict.fromkeys(str(recipe) for task in tasks for recipe in task["steps"])
     columns = [Column("Recipe", numeric=False), *(Column(str(task["name"])) for task in tasks)]
-    rows = [[Cell(name), *(_runs_cell(task, name) for task in tasks)] for name in recipes]
+    rows = [
+        [Cell(name), *(_runs_cell(task, name) for task in tasks)] for name in named_recipes(results)
+    ]
     return Table("Runs done of each recipe and task, and seconds a run", columns, rows, [])
 
 
 def _runs_cell(task: Mapping[str, Any], recipe: str) -> Cell:
-    states = [done for run, done in task["runs"].items() if run.rpartition("-s")[0] == recipe]
+    states = run_states(task, recipe)
     if not states:
         return Cell("")
     seconds = next(

@@ -12,7 +12,13 @@ from tether.report.panels import Panel, or_nan
 from tether.report.results import gain_of, subset_label
 from tether.report.suite_curves import curve_targets, curves_of, oracle_of
 from tether.report.suite_figures import Ratios, rank_diagram, ratio_rows, scaling_curves, trade_off
-from tether.report.suite_read import over_tasks_row, questions_of, suite_recipes, test_subsets
+from tether.report.suite_read import (
+    named_recipes,
+    over_tasks_row,
+    questions_of,
+    suite_recipes,
+    test_subsets,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,8 +33,7 @@ _INSIDE = "test/id"
 
 def _positions(results: Results) -> dict[str, int]:
     """Position of each recipe, done or not: its colour stays when others come."""
-    named = dict.fromkeys(str(recipe) for task in results["tasks"] for recipe in task["steps"])
-    every = dict.fromkeys([*named, *suite_recipes(results)])
+    every = dict.fromkeys([*named_recipes(results), *suite_recipes(results)])
     return {name: at for at, name in enumerate(every)}
 
 

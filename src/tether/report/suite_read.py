@@ -16,12 +16,14 @@ if TYPE_CHECKING:
 __all__ = [
     "Question",
     "multitask_recipes",
+    "named_recipes",
     "over_tasks_row",
     "published_rows",
     "questions_of",
     "read_results",
     "reference_of",
     "run_counts",
+    "run_states",
     "suite_recipes",
     "test_subsets",
 ]
@@ -100,9 +102,19 @@ def questions_of(results: Results) -> list[Question]:
     return [Question(task, target) for task in results["tasks"] for target in targets_of(task)]
 
 
+def named_recipes(results: Mapping[str, Any]) -> list[str]:
+    """Recipes of the configurations in their order, run or not."""
+    return list(dict.fromkeys(str(name) for task in results["tasks"] for name in task["steps"]))
+
+
+def run_states(task: Mapping[str, Any], recipe: str) -> list[bool]:
+    """Whether each run of a recipe is done; empty where the task does not ask for it."""
+    return [done for run, done in task["runs"].items() if run.rpartition("-s")[0] == recipe]
+
+
 def suite_recipes(results: Results) -> list[str]:
     """Recipes with a finished run, in the order of the configurations."""
-    named = dict.fromkeys(str(recipe) for task in results["tasks"] for recipe in task["steps"])
+    named = named_recipes(results)
     run = dict.fromkeys(str(row["recipe"]) for task in results["tasks"] for row in task["rows"])
     return [name for name in named if name in run] + [name for name in run if name not in named]
 
@@ -131,7 +143,7 @@ def test_subsets(results: Results) -> list[str]:
     return sorted(found, key=lambda name: place.get(name, 1))
 
 
-def run_counts(results: Results) -> tuple[int, int]:
+def run_counts(results: Mapping[str, Any]) -> tuple[int, int]:
     """Runs done, and all runs."""
     states = [is_done for task in results["tasks"] for is_done in task["runs"].values()]
     return sum(states), len(states)

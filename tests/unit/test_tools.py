@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -40,8 +41,8 @@ def _private(*values: int, **names: int) -> None: ...
 '''
 
 
-def load(name: str) -> ModuleType:
-    spec = spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+def load(name: str, folder: str = "tools") -> ModuleType:
+    spec = spec_from_file_location(name, ROOT / folder / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
@@ -184,3 +185,27 @@ def test_ci_script_can_be_run() -> None:
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
     subprocess.run(["bash", "-n", script], check=True)
+
+
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+@pytest.mark.parametrize("name", ["qm9_gap", "qm9_gap_8000"])
+def test_every_number_of_a_benchmark_has_its_run(name: str) -> None:
+    # In a clean checkout, where what git ignores is not: a run that is missing is run again.
+    summary = json.loads((RESULTS / name / "summary.json").read_text())
+    runs = {(row["recipe"], row["seed"]) for row in summary["rows"]} - {
+        (row["recipe"], "pooled") for row in summary["rows"]
+    }
+    assert len(runs) > 5
+    for recipe, seed in runs:
+        folder = RESULTS / name / "runs" / f"{recipe}-s{seed}"
+        kept = load("qm9_gap", "benchmarks").KEPT
+        assert [file for file in kept if not (folder / file).is_file()] == []
+
+
+def test_the_tables_of_the_readme_are_those_of_the_results() -> None:
+    text = (ROOT / "README.md").read_text()
+    for name in ("qm9_gap", "qm9_gap_8000"):
+        summary = json.loads((RESULTS / name / "summary.json").read_text())
+        assert load("results_table").table(summary) in text

@@ -11,16 +11,15 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+from kept import RESULTS, ROOT, copy_runs, tether
 
 from tether.data.store import Store
 from tether.splits.split import Split
 
-ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data" / "qm9_gap"
 SETS = {
     "train": "train.npz",
@@ -30,17 +29,6 @@ SETS = {
 }
 WIDTHS = "0.02,0.05,0.1"
 N_UNLABELLED = 8000
-#: What a finished run needs to be summarised, and to be known for the run that it is.
-KEPT = (
-    *("metrics.json", "predictions.parquet", "provenance.json", "config.yaml", "log.jsonl"),
-    "state/identity.json",
-)
-
-
-def tether(*arguments: str) -> None:
-    """Run one command of tether, shown as a person would type it."""
-    print("$ tether", *arguments, flush=True)
-    subprocess.run([sys.executable, "-m", "tether.cli", *arguments], check=True)
 
 
 def prepare(folder: Path, *, train_size: int, with_xtb: bool) -> None:
@@ -93,17 +81,6 @@ def write_unlabelled(store: Path, split: Path, out: Path) -> None:
     ).to_json(out)
 
 
-def copy_runs(source: Path, destination: Path) -> None:
-    """Copy the finished runs of one comparison to another, where they are not yet."""
-    for run in sorted(source.glob("runs/*")):
-        copy = destination / "runs" / run.name
-        if (copy / "metrics.json").exists() or not all((run / name).exists() for name in KEPT):
-            continue
-        for name in reversed(KEPT):  # metrics.json last: with it, a run counts as finished
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(run / name, copy / name)
-
-
 def main() -> None:
     """Parse, run the stages, keep the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -122,7 +99,7 @@ def main() -> None:
     if options.prepare_only:
         return
     comparison = options.out / options.name
-    results = ROOT / "benchmarks" / "results" / options.name
+    results = RESULTS / options.name
     copy_runs(results, comparison)
     try:
         tether(

@@ -15,6 +15,7 @@ from tether.errors import TetherError
 from tether.outside.fit import check_fingerprint, fit_fingerprint
 from tether.run import Run
 from tether.training.log import read_log
+from tether.workers import end_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -237,7 +238,7 @@ def run_jobs(
     # spend their time waiting for each other.
     threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // n_workers))
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(n_workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(n_workers, mp_context=context, initializer=end_with_parent) as pool:
         queue = start_order(waiting)
         futures: dict[Future[None], Job] = {}
         try:

@@ -200,7 +200,7 @@ def test_every_number_of_a_benchmark_has_its_run(name: str) -> None:
     assert len(runs) > 5
     for recipe, seed in runs:
         folder = RESULTS / name / "runs" / f"{recipe}-s{seed}"
-        kept = load("qm9_gap", "benchmarks").KEPT
+        kept = load("kept", "benchmarks").KEPT
         assert [file for file in kept if not (folder / file).is_file()] == []
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-import threading
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
@@ -20,6 +18,7 @@ from tether.labels.samples import Samples
 from tether.labels.shards import write_shard
 from tether.labels.xtb import xtb_calculator, xtb_label
 from tether.structures import AtomBatch, collate
+from tether.workers import end_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -345,15 +344,6 @@ class _Process:
     backbone: PseudoLabeller | None = None
 
 
-def _die_with_parent() -> None:
-    from multiprocessing import parent_process
-
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
 def start_worker(backbone: bytes | str | None) -> None:
     """Prepare a worker process: one thread, the backbone, and no life after the parent's.
 
@@ -368,8 +358,7 @@ def start_worker(backbone: bytes | str | None) -> None:
     # loaded with their own defaults.
     threadpool_limits(1)
     torch.set_num_threads(1)
-    # A killed parent cannot shut its pool down, and its workers would wait for work forever.
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    end_with_parent()
     if isinstance(backbone, str):
         from tether.backbones.load import load_backbone
 

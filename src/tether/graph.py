@@ -152,10 +152,10 @@ class Graph:
         """
         positions = self.batch.positions.detach().clone().requires_grad_()
         strain = torch.zeros_like(self.batch.cell).requires_grad_()
-        if not bool(self.batch.pbc.any()):
+        if not self.batch.is_periodic:
             # Without a cell the strain is not computed: stress has no meaning there.
             return replace(
-                self, batch=replace(self.batch, positions=positions), leaves=(positions, strain)
+                self, batch=self.batch.with_geometry(positions), leaves=(positions, strain)
             )
         symmetric = 0.5 * (strain + strain.transpose(1, 2))
         per_atom = symmetric.index_select(0, self.batch.system_idx)
@@ -163,7 +163,7 @@ class Graph:
         cell = self.batch.cell + self.batch.cell @ symmetric
         return replace(
             self,
-            batch=replace(self.batch, positions=strained, cell=cell),
+            batch=self.batch.with_geometry(strained, cell),
             leaves=(positions, strain),
         )
 
@@ -184,10 +184,9 @@ class Graph:
         vectors = batch.positions.index_select(0, edges.idx_j) - batch.positions.index_select(
             0, edges.idx_i
         )
-        if not bool(batch.pbc.any()):
+        if not batch.is_periodic:
             return vectors
-        counts = edges.ptr[1:] - edges.ptr[:-1]
-        system = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
+        system = batch.system_idx.index_select(0, edges.idx_i)
         return vectors + torch.einsum(
             "ei,eij->ej", edges.shift.to(vectors.dtype), batch.cell.index_select(0, system)
         )

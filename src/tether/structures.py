@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -95,7 +96,7 @@ class AtomBatch:
     ids: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        n_atoms, n_systems = len(self.numbers), len(self.ptr) - 1
+        n_atoms, n_systems = self.n_atoms, self.n_systems
         shapes = {
             "positions": (self.positions, (n_atoms, 3)),
             "cell": (self.cell, (n_systems, 3, 3)),
@@ -114,24 +115,60 @@ class AtomBatch:
     @property
     def n_atoms(self) -> int:
         """Number of atoms in the batch."""
-        return len(self.numbers)
+        return self.numbers.shape[0]
 
     @property
     def n_systems(self) -> int:
         """Number of structures in the batch."""
-        return len(self.ptr) - 1
+        return self.ptr.shape[0] - 1
 
     @property
     def counts(self) -> Tensor:
         """Atoms of each structure, shape (n_systems,)."""
         return self.ptr[1:] - self.ptr[:-1]
 
-    @property
+    @cached_property
     def system_idx(self) -> Tensor:
         """Structure of each atom, shape (n_atoms,), sorted."""
         return torch.repeat_interleave(
             torch.arange(self.n_systems, device=self.ptr.device), self.counts
         )
+
+    @cached_property
+    def is_periodic(self) -> bool:
+        """Whether any structure has a cell that repeats."""
+        return bool(self.pbc.any())
+
+    @cached_property
+    def is_charged(self) -> bool:
+        """Whether any structure has a charge or unpaired electrons."""
+        return bool(self.charge.any()) or bool(self.spin.any())
+
+    @cached_property
+    def complete(self) -> frozenset[str]:
+        """Labels, of structures or of atoms, that none of them lacks."""
+        every = {**self.labels, **self.atom_labels}
+        return frozenset(name for name, label in every.items() if not bool(label.isnan().any()))
+
+    def with_geometry(self, positions: Tensor, cell: Tensor | None = None) -> AtomBatch:
+        """The same structures at other positions, and in another cell where one is given.
+
+        Parameters
+        ----------
+        positions : Tensor, shape (n_atoms, 3)
+            Å.
+        cell : Tensor, shape (n_systems, 3, 3), optional
+            Å.
+
+        Returns
+        -------
+        AtomBatch
+            What was found out about the structures is not asked of them again.
+        """
+        moved = replace(self, positions=positions, cell=self.cell if cell is None else cell)
+        known = ("system_idx", "is_periodic", "is_charged", "complete")
+        moved.__dict__.update({name: vars(self)[name] for name in known if name in vars(self)})
+        return moved
 
     def select(self, systems: Tensor | Sequence[int]) -> AtomBatch:
         """The given structures, in that order; repeats are allowed.

@@ -162,9 +162,9 @@ class So3krates(nn.Module):
             cutoffs=torch.cat([cutoffs, cutoffs]),
         )
         invariant = self._embed(graph.batch)
-        euclidean = harmonics.new_zeros(len(invariant), harmonics.shape[1])
+        euclidean = harmonics.new_zeros(invariant.shape[0], harmonics.shape[1])
         layers: list[Tensor] = []
-        edge = invariant.new_zeros(len(edges.idx_i), invariant.shape[1])
+        edge = invariant.new_zeros(edges.idx_i.shape[0], invariant.shape[1])
         for layer in net.euclidean_transformers:
             invariant, euclidean, edge = transform(layer, invariant, euclidean, geometry)
             layers.append(invariant)
@@ -181,7 +181,7 @@ class So3krates(nn.Module):
         weight = net.inv_feature_embedding.embedding.weight
         embedded: Tensor = weight.t().index_select(0, batch.numbers - 1)
         # For a neutral closed shell both terms are exactly zero, so they are not computed.
-        if bool(batch.charge.any()) or bool(batch.spin.any()):
+        if batch.is_charged:
             one_hot = nn.functional.one_hot(batch.numbers - 1, net.num_elements).to(weight.dtype)
             segments, n_systems = batch.system_idx, batch.n_systems
             for module, value in (

@@ -57,7 +57,7 @@ def _per_head(features: Tensor, weight: Tensor) -> Tensor:
 def _attention(query: Tensor, key: Tensor, filters: Tensor, geometry: PairGeometry) -> Tensor:
     """Element-wise products of query, key and filter, shape (2, n_edges, n_features)."""
     product = query.index_select(0, geometry.receivers) * key.index_select(0, geometry.senders)
-    return product.view(2, len(geometry.idx_i), query.shape[1]) * filters
+    return product.view(2, geometry.idx_i.shape[0], query.shape[1]) * filters
 
 
 def transform(
@@ -84,7 +84,7 @@ def transform(
         Attention products, averaged over both directions.
     """
     block = layer.euclidean_attention_block
-    n_edges = len(geometry.idx_i)
+    n_edges = geometry.idx_i.shape[0]
     difference = euclidean.index_select(0, geometry.idx_j) - euclidean.index_select(
         0, geometry.idx_i
     )

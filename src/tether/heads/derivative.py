@@ -50,7 +50,7 @@ def forces_stress(
             fix="call graph.differentiable() before the forward pass",
         )
     positions, strain = graph.leaves
-    periodic = bool(graph.batch.pbc.any())
+    periodic = graph.batch.is_periodic
     wanted = (positions, strain) if periodic else (positions,)
     gradients = torch.autograd.grad(
         energy.sum(), wanted, create_graph=create_graph, allow_unused=True

@@ -54,28 +54,31 @@ class PropertyTask:
         Tensor
             Scalar; zero, with a gradient of zero, where the batch has no label at all.
         """
-        outputs = model(graph)
-        losses = []
-        for name, output in outputs.items():
+        means, counted = [], []
+        for name, output in model(graph).items():
             label = model.heads[name].standardise(graph.batch).to(output.dtype)
-            known = ~torch.isnan(label)
-            if not bool(known.any()):
-                continue
             # The usual batch is fully labelled: then the mask would only cost time.
-            if bool(known.all()):
-                losses.append(_elementwise(self.loss_name, output, label))
-            else:
-                losses.append(_elementwise(self.loss_name, output[known], label[known]))
-        if not losses:
-            return torch.stack([output.sum() * 0.0 for output in outputs.values()]).sum()
-        return torch.stack(losses).mean()
+            if name in graph.batch.complete:
+                means.append(_elementwise(self.loss_name, output, label).mean())
+                counted.append(output.new_ones(()))
+                continue
+            known = ~torch.isnan(label)
+            # A missing label is replaced by the prediction itself: no loss, and no gradient.
+            errors = _elementwise(
+                self.loss_name, output, torch.where(known, label, output.detach())
+            )
+            means.append(errors.sum() / known.sum().clamp(min=1))
+            counted.append(known.any().to(output.dtype))
+        if len(graph.batch.complete.intersection(model.heads)) == len(means):
+            return torch.stack(means).mean()
+        return torch.stack(means).sum() / torch.stack(counted).sum().clamp(min=1)
 
 
 def _elementwise(name: LossName, output: Tensor, label: Tensor) -> Tensor:
     match name:
         case "l1":
-            return l1_loss(output, label)
+            return l1_loss(output, label, reduction="none")
         case "mse":
-            return mse_loss(output, label)
+            return mse_loss(output, label, reduction="none")
         case "huber":
-            return huber_loss(output, label, delta=HUBER_DELTA)
+            return huber_loss(output, label, delta=HUBER_DELTA, reduction="none")

@@ -274,7 +274,7 @@ class _Interaction(nn.Module):
         scalars = scalars.index_add(0, pairs.receivers, messages[0])
         along = messages[1].unsqueeze(1) * pairs.directions
         if vectors is None:
-            vectors = scalars.new_zeros(len(scalars), 3, scalars.shape[1])
+            vectors = scalars.new_zeros(scalars.shape[0], 3, scalars.shape[1])
         else:
             along = along + messages[2].unsqueeze(1) * vectors.index_select(0, pairs.senders)
         vectors = vectors.index_add(0, pairs.receivers, along)

@@ -6,6 +6,7 @@ import math
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -15,6 +16,7 @@ from tether.movement.lora import merged_tensors
 from tether.serialization import save_tensors
 from tether.training.allocator import keep_memory
 from tether.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from tether.training.compiled import CompiledLoss, can_compile
 from tether.training.log import append_log, cut_log
 from tether.training.schedule import first_step, set_rates, thaw
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from tether.graph import Graph
     from tether.model import AdaptedModel
     from tether.movement.groups import ParameterGroup
     from tether.run import Run
@@ -170,6 +173,7 @@ class Trainer:
     ) -> None:
         self.model, self.groups, self.balance, self.settings = model, groups, balance, settings
         self.tasks = {task.name: task for task in tasks}
+        self.losses = {name: _loss_of(task, model, settings) for name, task in self.tasks.items()}
         self.optimiser = _optimiser(groups, settings)
         self.moving = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.starts = [[p.detach().clone() for p in g.parameters if g.anchor] for g in groups]
@@ -222,9 +226,7 @@ class Trainer:
         set_rates(self.optimiser, self.groups, progress.task_steps[lead], self.settings)
         self.optimiser.zero_grad(set_to_none=True)
         losses = {
-            name: self.tasks[name].loss(
-                self.model, self.tasks[name].stream.batch(progress.task_steps[name])
-            )
+            name: self.losses[name](self.tasks[name].stream.batch(progress.task_steps[name]))
             for name in chosen
         }
         values = _finite(losses, progress.step)
@@ -260,6 +262,14 @@ def _finished(
     moving = done - max(first_step(group, settings) for group in groups)
     impatient = bool(settings.patience) and progress.stale >= settings.patience
     return impatient and moving >= settings.patience * settings.validate_every
+
+
+def _loss_of(
+    task: Task, model: AdaptedModel, settings: TrainingSettings
+) -> Callable[[Graph], Tensor]:
+    if settings.compile and can_compile(task):
+        return CompiledLoss(model, task)
+    return partial(task.loss, model)
 
 
 def _optimiser(groups: Sequence[ParameterGroup], settings: TrainingSettings) -> torch.optim.AdamW:

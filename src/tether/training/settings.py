@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from tether.errors import TetherError
@@ -54,6 +54,9 @@ class TrainingSettings:
         Of the property task.
     force_weight, energy_weight, stress_weight : float
         Inside the force-field task; stress counts where there are labels of it.
+    compile : bool
+        Compile the steps on the property and the force field, see `tether.training.compiled`:
+        minutes at the first run on a machine, then faster steps. Needs a C++ compiler.
     """
 
     property_steps: int = 4000
@@ -74,6 +77,7 @@ class TrainingSettings:
     force_weight: float = 1.0
     energy_weight: float = 1.0
     stress_weight: float = 1.0
+    compile: bool = False
 
     def identity(self) -> dict[str, Any]:
         """What tells its runs from others: `Run.claim` compares it.
@@ -81,9 +85,10 @@ class TrainingSettings:
         Returns
         -------
         dict
-            Fields by name; the later ones only where they are not at their default.
+            Fields by name; the later ones only where they are not at their default. How the steps
+            are computed (`compile`) is none of them, as the number of threads is none.
         """
-        return identity_of(self, first=_FIRST_FIELDS)
+        return identity_of(replace(self, compile=False), first=_FIRST_FIELDS)
 
     def __post_init__(self) -> None:
         for name in ("property_steps", "batch_size", "forcefield_batch_size", "validate_every"):

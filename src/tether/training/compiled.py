@@ -1,0 +1,312 @@
+"""`CompiledLoss`: a task's loss together with its gradients, as one compiled function.
+
+Forces are derivatives, and their loss is differentiated again: a second derivative, which
+``torch.compile`` does not take. Splitting the traced forward pass into the two halves of a training
+graph is no way out: Inductor's (torch 2.13) gives other forces than the same graph run plainly.
+Here the loss *and* its gradients are traced to one list of plain operations, which is compiled as
+an inference is: nothing is left to differentiate. The first step of each kind is checked against
+the plain one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from tether.errors import TetherError
+from tether.graph import Angles, Edges, Graph
+from tether.structures import AtomBatch
+from tether.tasks.forcefield import ForceFieldTask
+from tether.tasks.property import PropertyTask
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor, nn
+
+    from tether.model import AdaptedModel
+    from tether.tasks.task import Task
+
+__all__ = ["CompiledLoss", "can_compile"]
+
+#: Largest relative distance between compiled and plain gradients of the first step, single
+#: precision. Rounding gives 1e-5.
+TOLERANCE = 1e-3
+
+
+def can_compile(task: Task) -> bool:
+    """Whether the loss is a function of weights and batch alone, with no noise or teacher in it.
+
+    Parameters
+    ----------
+    task : Task
+        Any.
+
+    Returns
+    -------
+    bool
+        True for properties and the force field.
+    """
+    return isinstance(task, (PropertyTask, ForceFieldTask))
+
+
+class CompiledLoss:
+    """The loss of a task; its gradients are computed with it and handed over in the backward pass.
+
+    Traced and compiled at its first call, and again when other weights move or a batch is of
+    another kind: periodic, charged, differently labelled. Sizes may change freely.
+
+    Parameters
+    ----------
+    model : AdaptedModel
+        Whose parameters the gradients are of; changed in place between calls.
+    task : Task
+        See `can_compile`.
+    """
+
+    def __init__(self, model: AdaptedModel, task: Task) -> None:
+        self.model, self.task = model, task
+        self._compiled: dict[Any, _Compiled] = {}
+
+    def __call__(self, graph: Graph) -> Tensor:
+        """Loss of a batch.
+
+        Parameters
+        ----------
+        graph : Graph
+            A batch of the task's stream.
+
+        Returns
+        -------
+        Tensor
+            Scalar; can be differentiated once with respect to the parameters that move.
+
+        Raises
+        ------
+        TetherError
+            When the backbone cannot be traced, or what was compiled gives another result.
+        """
+        moving = [p for p in self.model.parameters() if p.requires_grad]
+        tensors, like = flatten(graph)
+        key = (like, tuple(map(id, moving)))
+        if key not in self._compiled:
+            self._compiled[key] = self._compile(like, tensors, moving)
+            self._check(self._compiled[key], graph)
+        compiled = self._compiled[key]
+        loss, gradients = compiled(tensors)
+        attached: Tensor = _Attached.apply(  # type: ignore[no-untyped-call]
+            loss, gradients, *compiled.parameters
+        )
+        return attached
+
+    def _compile(
+        self, like: Like, tensors: Sequence[Tensor], moving: Sequence[nn.Parameter]
+    ) -> _Compiled:
+        from torch.fx.experimental.proxy_tensor import make_fx
+
+        used: list[nn.Parameter] = []
+
+        def loss_and_gradients(*tensors: Tensor) -> list[Tensor]:
+            loss = self.task.loss(self.model, unflatten(tensors, like))
+            found = torch.autograd.grad(loss, moving, allow_unused=True)
+            # A weight that the loss does not know keeps no gradient at all, as after backward().
+            used[:] = [p for p, gradient in zip(moving, found, strict=True) if gradient is not None]
+            return [loss, *(gradient for gradient in found if gradient is not None)]
+
+        trace = make_fx(loss_and_gradients, tracing_mode="symbolic", _allow_non_fake_inputs=True)
+        try:
+            with _TwiceDifferentiable(), _own_sizes():
+                traced = trace(*tensors)
+        except Exception as error:
+            raise self._refusal(str(error).splitlines()[0]) from error
+        # `len(tensor)` in a backbone makes a number of what should stay a size.
+        if any(_is_fixed(node) for node in traced.graph.nodes if node.op == "placeholder"):
+            raise self._refusal("a size of the first batch would be taken for that of all")
+        return _Compiled(torch.compile(traced, dynamic=True, fullgraph=True), tuple(used))
+
+    def _refusal(self, reason: str) -> TetherError:
+        return TetherError(
+            f"the {self.task.name} loss of {self.model.backbone.spec.name!r} cannot be traced: "
+            f"{reason}",
+            expected="a backbone whose operations do not depend on the values of a batch",
+            fix="set training.compile=false",
+        )
+
+    def _check(self, compiled: _Compiled, graph: Graph) -> None:
+        # On its own labels a pretrained model has no error, and the gradient of none is noise.
+        graph = replace(
+            graph,
+            batch=replace(
+                graph.batch,
+                labels={name: _shifted(label) for name, label in graph.batch.labels.items()},
+                atom_labels={
+                    name: _shifted(label) for name, label in graph.batch.atom_labels.items()
+                },
+            ),
+        )
+        loss, gradients = compiled(flatten(graph)[0])
+        plain = self.task.loss(self.model, graph)
+        wanted = torch.autograd.grad(plain, compiled.parameters)
+        right = plain.item()
+        pairs = [(loss, plain.detach()), *zip(gradients, wanted, strict=True)]
+        scale = sum(float(value.square().sum()) for _, value in pairs) ** 0.5
+        distance = sum(float((found - value).square().sum()) for found, value in pairs) ** 0.5
+        if not distance <= TOLERANCE * scale:
+            raise TetherError(
+                f"the compiled {self.task.name} step is wrong: its loss is {loss.item():.6g} where "
+                f"{right:.6g} is right, its gradients are off by {distance / scale:.2g}",
+                expected=f"agreement to {TOLERANCE:g}",
+                fix="set training.compile=false, and report the versions of `tether doctor`",
+            )
+
+
+@dataclass(frozen=True)
+class _Compiled:
+    """What computes a loss and its gradients, and with respect to which parameters."""
+
+    function: Callable[..., list[Tensor]]
+    parameters: tuple[nn.Parameter, ...]
+
+    def __call__(self, tensors: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        with torch.no_grad(), _own_sizes():
+            loss, *gradients = self.function(*tensors)
+        return loss, gradients
+
+
+class _Attached(torch.autograd.Function):
+    """Puts gradients that are already known behind a loss."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, loss: Tensor, gradients: Sequence[Tensor], *_parameters: Tensor
+    ) -> Tensor:
+        ctx.gradients = gradients
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> Any:
+        return None, None, *(gradient * outputs[0] for gradient in ctx.gradients)
+
+
+class _TwiceDifferentiable(TorchFunctionMode):
+    """Operations whose second derivative torch cannot trace for any size, by others that it can."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func in {torch.abs, torch.Tensor.abs, torch.Tensor.__abs__} and not kwargs:
+            (value,) = args
+            return torch.where(value < 0, -value, value)
+        return func(*args, **(kwargs or {}))
+
+
+def _shifted(label: Tensor) -> Tensor:
+    return label + torch.linspace(-1.0, 1.0, label.numel()).to(label).view_as(label)
+
+
+def _is_fixed(placeholder: torch.fx.Node) -> bool:
+    size = placeholder.meta["val"].shape[0]
+    return not isinstance(size, torch.SymInt) or size.node.maybe_as_int() is not None
+
+
+def _own_sizes() -> Any:
+    from torch.fx.experimental import _config
+
+    return _config.patch(use_duck_shape=False)  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class Like:
+    """What a graph is but for its tensors: two that are equal are computed by the same operations.
+
+    Attributes
+    ----------
+    labels, atom_labels, edges, angles : tuple of str
+        Names, in order.
+    complete : frozenset of str
+        Labels that nothing lacks.
+    is_periodic, is_charged : bool
+        Of any structure.
+    dtype : torch.dtype
+        Of the geometry.
+    """
+
+    labels: tuple[str, ...]
+    atom_labels: tuple[str, ...]
+    edges: tuple[str, ...]
+    angles: tuple[str, ...]
+    complete: frozenset[str]
+    is_periodic: bool
+    is_charged: bool
+    dtype: torch.dtype
+
+
+_GEOMETRY = ("numbers", "positions", "ptr", "cell", "pbc", "charge", "spin", "system_idx")
+
+
+def flatten(graph: Graph) -> tuple[list[Tensor], Like]:
+    """A graph as a list of tensors and what is needed to build it again.
+
+    Parameters
+    ----------
+    graph : Graph
+        Without leaves.
+
+    Returns
+    -------
+    tensors : list of Tensor
+        In a fixed order.
+    like : Like
+        The rest; identifiers are left out.
+    """
+    batch = graph.batch
+    tensors = [getattr(batch, name) for name in _GEOMETRY]
+    tensors += [*batch.labels.values(), *batch.atom_labels.values()]
+    for lists in (graph.edges, graph.angles):
+        tensors += [getattr(one, f.name) for one in lists.values() for f in fields(one)]
+    like = Like(
+        tuple(batch.labels),
+        tuple(batch.atom_labels),
+        tuple(graph.edges),
+        tuple(graph.angles),
+        batch.complete,
+        batch.is_periodic,
+        batch.is_charged,
+        batch.positions.dtype,
+    )
+    return tensors, like
+
+
+def unflatten(tensors: Sequence[Tensor], like: Like) -> Graph:
+    """Undo `flatten`.
+
+    Parameters
+    ----------
+    tensors : sequence of Tensor
+        As `flatten` gives them.
+    like : Like
+        The rest.
+
+    Returns
+    -------
+    Graph
+        It asks its tensors for nothing that `like` knows.
+    """
+    left = iter(tensors)
+    geometry = {name: next(left) for name in _GEOMETRY}
+    system_idx = geometry.pop("system_idx")
+    labels = {name: next(left) for name in like.labels}
+    atom_labels = {name: next(left) for name in like.atom_labels}
+    edges = {name: Edges(*(next(left) for _ in fields(Edges))) for name in like.edges}
+    angles = {name: Angles(*(next(left) for _ in fields(Angles))) for name in like.angles}
+    batch = AtomBatch(**geometry, labels=labels, atom_labels=atom_labels)  # type: ignore[arg-type]
+    batch.__dict__.update(
+        system_idx=system_idx,
+        is_periodic=like.is_periodic,
+        is_charged=like.is_charged,
+        complete=like.complete,
+    )
+    return Graph(batch, edges, angles=angles)

@@ -23,6 +23,7 @@ from tether.movement.anchor import anchored
 from tether.movement.lora import merge
 from tether.run import Run, environment
 from tether.serialization import load_tensors, read_json, write_json
+from tether.training.compiled import find_compiler
 from tether.training.engine import Validation, train
 from tether.training.wise import backbone_weights, interpolate
 
@@ -223,6 +224,8 @@ def _provenance(ready: _Ready) -> dict[str, Any]:
 def _open(request: _Request) -> OpenedInputs:
     if request.recipe.balance == "surgery":
         load_pcgrad()  # a missing package is refused with the rest, before anything is written
+    if request.settings.compile:
+        find_compiler()
     return OpenedInputs.open(request.inputs, request.recipe)
 
 

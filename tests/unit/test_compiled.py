@@ -23,7 +23,13 @@ from tether.targets import Target
 from tether.tasks.forcefield import ForceFieldTask
 from tether.tasks.property import PropertyTask
 from tether.testing.tiny import TinyBackbone
-from tether.training.compiled import CompiledLoss, can_compile, flatten, unflatten
+from tether.training.compiled import (
+    CompiledLoss,
+    can_compile,
+    find_compiler,
+    flatten,
+    unflatten,
+)
 from tether.training.engine import Trainer
 from tether.training.settings import TrainingSettings
 
@@ -223,6 +229,14 @@ def test_only_a_loss_without_noise_or_teacher_is_compiled() -> None:
     assert can_compile(property_task)
     assert can_compile(forcefield_task)
     assert not can_compile(Noisy())  # type: ignore[arg-type]
+
+
+def test_a_machine_without_a_compiler_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert find_compiler()
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(TetherError, match=r"no C\+\+ compiler"):
+        find_compiler()
 
 
 def test_a_graph_comes_back_from_its_tensors() -> None:

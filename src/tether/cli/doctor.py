@@ -42,7 +42,7 @@ _WEIGHTS = (
 
 def doctor_command(*, as_json: JsonOption = False) -> None:
     """Check packages, weights and device; exit code 1 when something is broken."""
-    findings = [*_packages(), *(_weights(*row) for row in _WEIGHTS), _device()]
+    findings = [*_packages(), *(_weights(*row) for row in _WEIGHTS), _compiler(), _device()]
     if as_json:
         keys = ("state", "what", "detail")
         typer.echo(json.dumps([dict(zip(keys, row, strict=True)) for row in findings]))
@@ -81,6 +81,16 @@ def _weights(backbone: str, title: str, module: str) -> tuple[str, str, str]:
     except (TetherError, ImportError, RuntimeError) as error:
         return "broken", what, str(error)
     return "ok", what, f"sha256 {spec.sha256[:12]}… loaded"
+
+
+def _compiler() -> tuple[str, str, str]:
+    from tether.errors import TetherError
+    from tether.training.compiled import find_compiler
+
+    try:
+        return "ok", "training.compile", find_compiler()
+    except TetherError:
+        return "missing", "training.compile", "needs a C++ compiler: g++ or clang++"
 
 
 def _device() -> tuple[str, str, str]:

@@ -10,6 +10,8 @@ the plain one.
 
 from __future__ import annotations
 
+import os
+import shutil
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -30,11 +32,34 @@ if TYPE_CHECKING:
     from tether.model import AdaptedModel
     from tether.tasks.task import Task
 
-__all__ = ["CompiledLoss", "can_compile"]
+__all__ = ["CompiledLoss", "Like", "can_compile", "find_compiler", "flatten", "unflatten"]
 
 #: Largest relative distance between compiled and plain gradients of the first step, single
 #: precision. Rounding gives 1e-5.
 TOLERANCE = 1e-3
+
+
+def find_compiler() -> str:
+    """The C++ compiler that Inductor calls.
+
+    Returns
+    -------
+    str
+        Its path.
+
+    Raises
+    ------
+    TetherError
+        When there is none.
+    """
+    for name in (os.environ.get("CXX"), "g++", "clang++"):
+        if name and (path := shutil.which(name)):
+            return path
+    raise TetherError(
+        "there is no C++ compiler to compile the training step with",
+        expected="g++ or clang++, or its name in the environment variable CXX",
+        fix="install one, or set training.compile=false",
+    )
 
 
 def can_compile(task: Task) -> bool:

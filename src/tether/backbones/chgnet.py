@@ -228,7 +228,7 @@ class Chgnet(nn.Module):
         second = directions.index_select(0, angles.second // 2)
         cosine = (first * second).sum(1) * sign.to(directions.dtype)
         phase = torch.outer(torch.acos(cosine * _COSINE_FACTOR), self.angle_frequencies)
-        constant = phase.new_full((len(phase), 1), 0.5**0.5)
+        constant = phase.new_full((phase.shape[0], 1), 0.5**0.5)
         series: Tensor = torch.cat([constant, phase.sin(), phase.cos()], dim=1) / math.pi**0.5
         return series
 
@@ -331,7 +331,7 @@ def _bonds_first(batch: AtomBatch, pairs: Edges) -> tuple[Edges, Edges]:
 def _topology(graph: Graph) -> Topology:
     pairs, bonds, angles = graph.edges["pairs"], graph.edges["bonds"], graph.angles["bonds"]
     counts = bonds.ptr[1:] - bonds.ptr[:-1]
-    n_bonds = len(bonds.idx_i)
+    n_bonds = bonds.idx_i.shape[0]
     offset = torch.repeat_interleave(pairs.ptr[:-1] - bonds.ptr[:-1], counts, output_size=n_bonds)
     ends = torch.stack([bonds.idx_i, bonds.idx_j], dim=1).flatten()
     return Topology(

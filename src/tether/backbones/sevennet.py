@@ -218,7 +218,7 @@ class Sevennet(nn.Module):
         for path in paths(highest + 1, highest + 1, highest):
             first, third, second = path
             matrices = harmonics[second] @ coupling_table(path, both.dtype, both.device)
-            mixers[path] = matrices.view(len(both), 2 * third + 1, 2 * first + 1)
+            mixers[path] = matrices.view(both.shape[0], 2 * third + 1, 2 * first + 1)
         return PairGeometry(
             receivers=torch.stack([pairs.idx_i, pairs.idx_j], dim=1).flatten(),
             senders=torch.stack([pairs.idx_j, pairs.idx_i], dim=1).flatten(),
@@ -280,7 +280,7 @@ class Sevennet(nn.Module):
 
 def _both_ways(messages: Tensor) -> Tensor:
     """Mean over the two directions of each pair, shape (n_pairs, channels)."""
-    return messages.view(len(messages) // 2, 2, messages.shape[2]).mean(1)
+    return messages.view(messages.shape[0] // 2, 2, messages.shape[2]).mean(1)
 
 
 def _random_spec(config: SevennetConfig) -> BackboneSpec:

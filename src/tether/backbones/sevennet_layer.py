@@ -169,7 +169,7 @@ class Interaction(nn.Module):
         messages = self._messages(self.inward(atoms), at)
         received: list[list[Tensor]] = [[] for _ in self.n_out]
         for (_, third, _), message in zip(self.paths, messages, strict=True):
-            total = message.new_zeros(len(atoms[0]), *message.shape[1:])
+            total = message.new_zeros(atoms[0].shape[0], *message.shape[1:])
             received[third].append(total.index_add(0, at.receivers, message))
         updated = self.outward(
             [torch.cat(parts, 2) / self.average_neighbours for parts in received]

@@ -171,11 +171,11 @@ class Tensornet(nn.Module):
             basis=basis,
         )
         charge = None
-        if bool(batch.charge.any()):
+        if batch.is_charged:
             charge = batch.charge.to(distances.dtype).index_select(0, batch.system_idx)
         parts = embed(net.tensor_embedding, batch.numbers, geometry)
         layers: list[Tensor] = []
-        edge = parts.new_zeros(len(distances), parts.shape[2])
+        edge = parts.new_zeros(distances.shape[0], parts.shape[2])
         for layer in net.layers:
             parts, edge = interact(layer, parts, geometry, charge)
             layers.append(part_norms(parts))

@@ -170,7 +170,7 @@ def embed(module: Any, numbers: Tensor, geometry: PairGeometry) -> Tensor:
     message = messages.index_select(1, geometry.part) * geometry.coordinates[:, :, None]
     # Of an edge to itself only the scalar part is not zero.
     own = 3**0.5 * (as_receiver + as_sender) * _stacked(module, geometry.own_radial)[:, 0]
-    parts = torch.cat([own[:, None], own.new_zeros(len(own), 8, width)], dim=1)
+    parts = torch.cat([own[:, None], own.new_zeros(own.shape[0], 8, width)], dim=1)
     parts = parts.index_add(0, geometry.receivers, message)
     norm = module.init_norm((parts**2).sum(1))
     for layer in module.linears_scalar:
@@ -240,7 +240,7 @@ def _both_ways(directed: Tensor, filters: Tensor) -> Tensor:
     """Directed edges, shape (2 n_pairs, …), times what is the same in both directions."""
     if directed.ndim == 2:
         directed = directed[:, None]
-    stacked = directed.view(2, len(filters), *directed.shape[1:]) * filters
+    stacked = directed.view(2, filters.shape[0], *directed.shape[1:]) * filters
     return stacked.flatten(0, 1)
 
 

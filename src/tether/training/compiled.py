@@ -118,8 +118,7 @@ class CompiledLoss:
         tensors, like = flatten(graph)
         key = (like, tuple(map(id, moving)))
         if key not in self._compiled:
-            self._compiled[key] = self._compile(like, tensors, moving)
-            self._check(self._compiled[key], graph)
+            self._compiled[key] = self._checked(graph, moving)
         compiled = self._compiled[key]
         loss, gradients = compiled(tensors)
         attached: Tensor = _Attached.apply(  # type: ignore[no-untyped-call]
@@ -160,7 +159,7 @@ class CompiledLoss:
             fix="set training.compile=false",
         )
 
-    def _check(self, compiled: _Compiled, graph: Graph) -> None:
+    def _checked(self, graph: Graph, moving: Sequence[nn.Parameter]) -> _Compiled:
         # On its own labels a pretrained model has no error, and the gradient of none is noise.
         graph = replace(
             graph,
@@ -172,9 +171,13 @@ class CompiledLoss:
                 },
             ),
         )
-        loss, gradients = compiled(flatten(graph)[0])
+        # Before the trace: what a backbone computes once and keeps is then no part of it.
         plain = self.task.loss(self.model, graph)
-        wanted = torch.autograd.grad(plain, compiled.parameters)
+        known = torch.autograd.grad(plain, moving, allow_unused=True)
+        wanted = [gradient for gradient in known if gradient is not None]
+        tensors, like = flatten(graph)
+        compiled = self._compile(like, tensors, moving)
+        loss, gradients = compiled(tensors)
         right = plain.item()
         pairs = [(loss, plain.detach()), *zip(gradients, wanted, strict=True)]
         scale = sum(float(value.square().sum()) for _, value in pairs) ** 0.5
@@ -186,6 +189,7 @@ class CompiledLoss:
                 expected=f"agreement to {TOLERANCE:g}",
                 fix="set training.compile=false, and report the versions of `tether doctor`",
             )
+        return compiled
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,68 @@
+"""Every backbone's force-field loss can be traced, for batches of any size, to the plain one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from ase.build import bulk, molecule
+
+from tether.backbones.load import load_backbone
+from tether.data.loader import GraphStream
+from tether.heads.readout import PropertyHead
+from tether.model import AdaptedModel
+from tether.structures import from_ase
+from tether.targets import Target
+from tether.tasks.forcefield import ForceFieldTask
+from tether.training.compiled import CompiledLoss
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from tether.backbones.protocol import Backbone
+    from tether.graph import Graph
+
+MOLECULES = [molecule(name) for name in ("CH3CH2OH", "C6H6", "H2O")]
+CRYSTALS = [
+    bulk("NaCl", "rocksalt", 5.64, cubic=True),
+    bulk("Si", cubic=True),
+    bulk("MgO", "rocksalt", 4.2),
+]
+
+
+def labelled(backbone: Backbone, structures: list[Atoms]) -> Graph:
+    """With made-up energies, forces and, for crystals, stress."""
+    rattled = [atoms.copy() for atoms in structures]
+    for seed, atoms in enumerate(rattled):
+        atoms.rattle(0.05, seed=seed)
+    batch = from_ase(rattled)
+    generator = torch.Generator().manual_seed(0)
+    labels = {"energy": torch.randn(batch.n_systems, generator=generator).double()}
+    if batch.is_periodic:
+        labels["stress"] = torch.randn(batch.n_systems, 9, generator=generator).double() / 100
+    forces = torch.randn(batch.n_atoms, 3, generator=generator)
+    graph = backbone.prepare(batch)
+    return replace(graph, batch=replace(graph.batch, labels=labels, atom_labels={"forces": forces}))
+
+
+@pytest.mark.parametrize("name", ["so3lr", "chgnet", "sevennet", "tensornet"])
+def test_the_trace_is_the_loss(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda traced, **_: traced)
+    backbone = load_backbone(name)
+    structures = CRYSTALS if backbone.spec.periodic else MOLECULES
+    graph = labelled(backbone, structures)
+    head = PropertyHead(Target("gap", "eV"), backbone.spec.n_features)
+    model = AdaptedModel(backbone, [head])
+    task = ForceFieldTask(GraphStream(graph, batch_size=3), scale=1.0)
+    compiled, used = CompiledLoss(model, task), list(model.parameters())
+    for chosen in (structures, structures[:2], [*structures, structures[0]]):
+        batch = labelled(backbone, chosen)
+        losses = compiled(batch), task.loss(model, batch)
+        found, wanted = (torch.autograd.grad(loss, used, allow_unused=True) for loss in losses)
+        assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-5)
+        for ours, plain in zip(found, wanted, strict=True):
+            assert (ours is None) == (plain is None)
+            if ours is not None:
+                torch.testing.assert_close(ours, plain, rtol=1e-3, atol=1e-4)

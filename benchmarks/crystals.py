@@ -87,9 +87,12 @@ def builder_ms(builders: dict[str, Callable[[], object]], n_structures: int) -> 
     return ms
 
 
-def tether_variants(name: str, graph: Graph, labels: PseudoLabels) -> dict[str, Callable[[], None]]:
+def tether_variants(
+    name: str, graph: Graph, labels: PseudoLabels, *, compiled: bool = False
+) -> dict[str, Callable[[], None]]:
     """Tether's steps: force field, property, and both at once."""
-    settings = TrainingSettings(lr=1e-6)
+    settings = TrainingSettings(lr=1e-6, compile=compiled)
+    how = "compiled" if compiled else "tether"
     target = Target("property", "eV")
     n = graph.n_systems
     assert labels.stress is not None
@@ -105,9 +108,9 @@ def tether_variants(name: str, graph: Graph, labels: PseudoLabels) -> dict[str, 
         return tether_step(AdaptedModel(backbone, [head]), tasks, settings)
 
     return {
-        "e+f+s, tether": ours(force_task),
-        "property, tether": ours(property_task),
-        "MFT, tether": ours(property_task, force_task),
+        f"e+f+s, {how}": ours(force_task),
+        f"property, {how}": ours(property_task),
+        f"MFT, {how}": ours(property_task, force_task),
     }
 
 
@@ -118,6 +121,7 @@ def main(description: str, package: Package) -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--max-atoms", type=int, default=40)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--compile", action="store_true", help="compiled steps too; minutes")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # the packages', about structures and about torch
@@ -136,9 +140,12 @@ def main(description: str, package: Package) -> None:
     sizes |= {f"angles of {name}": len(a.first) for name, a in graph.angles.items()}
     print(f"{batch.n_systems} crystals: " + ", ".join(f"{n} {name}" for name, n in sizes.items()))
     graphs, counts = package.graphs(own), batch.counts.tolist()
+    steps = tether_variants(package.backbone, graph, labels)
+    if options.compile:
+        steps |= tether_variants(package.backbone, graph, labels, compiled=True)
     seconds = medians(
         {
-            **tether_variants(package.backbone, graph, labels),
+            **steps,
             f"e+f+s, {package.name}": package.step(graphs, labels, counts, "efs"),
             f"energy, {package.name}": package.step(graphs, labels, counts, "e"),
         },
@@ -151,7 +158,14 @@ def main(description: str, package: Package) -> None:
             (f"energy, {package.name}",),
         ),
     }
-    n_structures = dict.fromkeys(seconds, graph.n_systems) | {"MFT, tether": 2 * graph.n_systems}
+    if options.compile:
+        ratios |= {
+            f"{kind}: compiled / tether": (f"{kind}, compiled", (f"{kind}, tether",))
+            for kind in ("e+f+s", "property", "MFT")
+        }
+    n_structures = {
+        name: (2 if name.startswith("MFT") else 1) * graph.n_systems for name in seconds
+    }
     content = report(seconds, n_structures, ratios, threads=options.threads)
     for name, ms in graph_ms.items():
         print(f"graph of a structure, {name}: {ms:.2f} ms")

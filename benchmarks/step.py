@@ -111,9 +111,10 @@ def package_step(
     return step
 
 
-def variants_of(batch: AtomBatch, auxiliary: AtomBatch) -> dict[str, Callable[[], None]]:
+def variants_of(
+    batch: AtomBatch, auxiliary: AtomBatch, *, compiled: bool = False
+) -> dict[str, Callable[[], None]]:
     """The steps to time, by name."""
-    settings = TrainingSettings(lr=1e-6)
     target = Target("gap", "eV")
     backbone = load_backbone("so3lr")
 
@@ -130,8 +131,8 @@ def variants_of(batch: AtomBatch, auxiliary: AtomBatch) -> dict[str, Callable[[]
         GraphStream(forced, batch_size=forced.n_systems), scale=force_scale(forced)
     )
 
-    def ours(*tasks: Any) -> Callable[[], None]:
-        return tether_step(model_of(), tasks, settings)
+    def ours(*tasks: Any, compiled: bool = False) -> Callable[[], None]:
+        return tether_step(model_of(), tasks, TrainingSettings(lr=1e-6, compile=compiled))
 
     bare = model_of()
 
@@ -148,7 +149,13 @@ def variants_of(batch: AtomBatch, auxiliary: AtomBatch) -> dict[str, Callable[[]
         bare_property()
         bare_forces()
 
+    faster = {
+        "property, compiled": ours(property_task, compiled=True),
+        "force field, compiled": ours(force_task, compiled=True),
+        "MFT, compiled": ours(property_task, force_task, compiled=True),
+    }
     return {
+        **(faster if compiled else {}),
         "property, tether": ours(property_task),
         "property, bare call": bare_property,
         "force field, tether": ours(force_task),
@@ -167,6 +174,7 @@ def main() -> None:
     parser.add_argument("--auxiliary", type=int, default=32)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--no-keep-memory", action="store_true")
+    parser.add_argument("--compile", action="store_true", help="compiled steps too; minutes")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -179,7 +187,8 @@ def main() -> None:
     began = time.perf_counter()
     backbone.prepare(many)
     graph_ms = 1000 * (time.perf_counter() - began) / many.n_systems
-    seconds = medians(variants_of(batch, auxiliary.batch), options.rounds)
+    variants = variants_of(batch, auxiliary.batch, compiled=options.compile)
+    seconds = medians(variants, options.rounds)
     sizes = {"p": options.batch, "f": options.auxiliary, "M": options.batch + options.auxiliary}
     ratios = {
         "property: tether / bare": ("property, tether", ("property, bare call",)),
@@ -194,6 +203,11 @@ def main() -> None:
             ("property, tether", "force field, tether"),
         ),
     }
+    if options.compile:
+        ratios |= {
+            f"{kind}: compiled / tether": (f"{kind}, compiled", (f"{kind}, tether",))
+            for kind in ("property", "force field", "MFT")
+        }
     n_structures = {name: sizes[name[0]] for name in seconds}
     content = report(seconds, n_structures, ratios, threads=options.threads)
     print(f"graph of an 18-atom molecule, both neighbour lists: {graph_ms:.3f} ms")

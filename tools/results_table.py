@@ -1,6 +1,7 @@
-"""Write the results tables of the README from summaries: no number there is typed by hand.
+"""Write the results tables of a document from summaries: no number there is typed by hand.
 
-``python tools/results_table.py README.md benchmarks/results/qm9_gap{,_8000}/summary.json``
+``python tools/results_table.py README.md FILE …``, with ``summary.json`` of a comparison or
+``results.json`` of a suite.
 """
 
 from __future__ import annotations
@@ -72,13 +73,93 @@ def table(summary: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"OOD reference lines (RMSE): {'; '.join(references)}."])
 
 
+def suite_tables(results: dict[str, Any]) -> str:
+    """Markdown: a row a task with the recipes that all tasks ask for, then the others' gains."""
+    tasks = [task for task in results["tasks"] if task["rows"]]
+    common = [n for n in tasks[0]["steps"] if all(n in t["steps"] for t in results["tasks"])]
+    n_done = sum(done for task in results["tasks"] for done in task["runs"].values())
+    n_runs = sum(len(task["runs"]) for task in results["tasks"])
+    caption = (
+        f"{results['name']}: {results['summary']}. {n_done} of {n_runs} runs are done. "
+        f"{results['metric'].upper()} ID / OOD, mean over seeds (their number in brackets); gain "
+        "of `mft` over `full` on the seeds of both, with bootstrap intervals over seeds and "
+        "structures (over structures alone where there is one seed)."
+    )
+    heads = ["task", "clip oracle", *(f"`{name}`" for name in common), "ID gain", "OOD gain"]
+    lines = [caption, "", f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    for task in tasks:
+        cells = [f"{task['name']} ({task['unit']})", _oracle(task)]
+        cells += [_pair(task, name) for name in common]
+        cells += [_gain(task, "mft", subset) for subset in ("test/id", "test/ood")]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", *(_over_tasks(row) for row in results["over_tasks"])]
+    return "\n".join([*lines, *_other_recipes(tasks, common)]).rstrip()
+
+
+def _pair(task: dict[str, Any], recipe: str) -> str:
+    found = {row["subset"]: row["value"] for row in task["rows"] if row["recipe"] == recipe}
+    if not found:
+        return "–"
+    seeds = {row["seed"] for row in task["seed_rows"] if row["recipe"] == recipe}
+    return f"{found['test/id']:.3g} / {found['test/ood']:.3g} ({len(seeds)})"
+
+
+def _gain(task: dict[str, Any], recipe: str, subset: str) -> str:
+    key = (recipe, "full", subset)
+    found = [g for g in task["gains"] if (g["recipe"], g["reference"], g["subset"]) == key]
+    if not found:
+        return "–"
+    one = found[0]
+    return f"{one['gain_percent']:+.1f} % [{one['low']:+.1f}, {one['high']:+.1f}]"
+
+
+def _oracle(task: dict[str, Any]) -> str:
+    key = ("clip oracle", "test/ood")
+    found = [r["value"] for r in task["reference_lines"] if (r["name"], r["subset"]) == key]
+    return f"{found[0]:.3g}" if found else "–"
+
+
+def _over_tasks(row: dict[str, Any]) -> str:
+    where = "ID" if row["subset"] == "test/id" else "OOD"
+    return (
+        f"- {where}, over {row['n_tasks']} tasks: `{row['method']}` against `{row['reference']}` "
+        f"{row['gain_percent']:+.1f} % [{row['low']:+.1f}, {row['high']:+.1f}], better on "
+        f"{row['n_better']}, p = {row['p_holm']:.2g} (Wilcoxon, Holm)."
+    )
+
+
+def _other_recipes(tasks: list[dict[str, Any]], common: list[str]) -> list[str]:
+    some = [task for task in tasks if set(task["steps"]) - set(common)]
+    done = {row["recipe"] for task in some for row in task["rows"]}
+    names = [name for name in (some[0]["steps"] if some else ()) if name in done - set(common)]
+    if not names:
+        return []
+    heads = [f"{task['name']}, {where} gain" for task in some for where in ("ID", "OOD")]
+    lines = [
+        "",
+        "The other recipes, gain over `full`:",
+        "",
+        f"| recipe | {' | '.join(heads)} |",
+        f"|---|{'---|' * len(heads)}",
+    ]
+    for name in names:
+        cells = [_gain(task, name, subset) for task in some for subset in ("test/id", "test/ood")]
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    return lines
+
+
+def tables(content: dict[str, Any]) -> str:
+    """Tables of a comparison's summary or a suite's results."""
+    return suite_tables(content) if "tasks" in content else table(content)
+
+
 def main() -> None:
     """Replace the text between the markers."""
     document, *sources = map(Path, sys.argv[1:])
     text = document.read_text()
     start = text.index("\n", text.index(START)) + 1
     end = text.index(END)
-    content = "\n\n".join(table(json.loads(source.read_text())) for source in sources)
+    content = "\n\n".join(tables(json.loads(source.read_text())) for source in sources)
     document.write_text(f"{text[:start]}\n{content}\n\n{text[end:]}")
 
 

@@ -43,6 +43,9 @@ class BackboneSpec:
         Whether it accepts a cell.
     molecules : bool
         Whether it accepts structures that are periodic in no direction.
+    mirror : bool
+        Whether a structure and its mirror image have the same features. An architecture that is
+        equivariant under rotation alone tells them apart.
     """
 
     name: str
@@ -56,6 +59,7 @@ class BackboneSpec:
     level_of_theory: str
     periodic: bool
     molecules: bool = True
+    mirror: bool = True
 
     def to_dict(self) -> dict[str, Any]:
         """Plain mapping, for JSON."""

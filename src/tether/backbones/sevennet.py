@@ -295,4 +295,5 @@ def _random_spec(config: SevennetConfig) -> BackboneSpec:
         n_layers=config.n_layers,
         level_of_theory="none",
         periodic=True,
+        mirror=False,
     )

@@ -73,6 +73,10 @@ def _accepts_molecules(probe: Probe) -> str:
     return "the backbone accepts molecules" if probe.backbone.spec.molecules else ""
 
 
+def _tells_mirror_images(probe: Probe) -> str:
+    return "" if probe.backbone.spec.mirror else "the backbone tells mirror images apart"
+
+
 #: Process settings come first, because some packages change them when they are imported.
 _CHECKS = (
     _Check("process settings", interface.check_process_settings),
@@ -91,7 +95,7 @@ _CHECKS = (
     _Check("graph selection", symmetry.check_select),
     _Check("permutation", symmetry.check_permutation),
     _Check("rotation", symmetry.check_rotation),
-    _Check("reflection", symmetry.check_reflection),
+    _Check("reflection", symmetry.check_reflection, _tells_mirror_images),
     _Check("translation", symmetry.check_translation),
     _Check("lattice translation", symmetry.check_lattice_translation, _without_cell),
     _Check("choice of cell", symmetry.check_cell_choice, _without_cell),

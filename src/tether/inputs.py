@@ -40,8 +40,8 @@ class HeadChoice:
 
     Attributes
     ----------
-    pooling : {"mean", "sum", "max"} or None
-        Default by the kind of the target.
+    pooling : {"mean", "sum", "max", "dipole"} or None
+        Default by the kind of the target; ``dipole``: the length of a dipole, from partial charges.
     n_hidden : int
         Width of the hidden layer; 0: linear.
     """

@@ -40,6 +40,55 @@ def test_pooling_is_what_its_name_says(pooling: Any, molecules: list[Atoms]) -> 
     assert (head(features, batch) < 0).all()
 
 
+def dipole_head(mean: float = 0.0, std: float = 1.0) -> PropertyHead:
+    head = PropertyHead(Target("mu", "D"), 8, pooling="dipole", n_hidden=4)
+    head.mean.fill_(mean)
+    head.std.fill_(std)
+    return head
+
+
+def test_a_dipole_is_that_of_neutral_charges(molecules: list[Atoms]) -> None:
+    batch, head = batch_of(molecules), dipole_head(mean=1.5, std=0.5)
+    features = features_of(batch)
+    charges = head.readout(features.node).double()
+    wanted = []
+    for q, r in zip(
+        charges.split(batch.counts.tolist()),
+        batch.positions.split(batch.counts.tolist()),
+        strict=True,
+    ):
+        wanted.append(((q - q.mean()) * r.double()).sum(0).norm())
+    found = head.physical(head(features, batch), batch)[:, 0]
+    torch.testing.assert_close(found, torch.stack(wanted), rtol=1e-3, atol=2e-3)
+    # Wherever the molecule is and however it is turned; a head that only sees the atoms is, too.
+    turn = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(0)).double())[
+        0
+    ]
+    moved = batch.with_geometry(batch.positions @ turn.to(batch.positions) + 30.0)
+    torch.testing.assert_close(head(features, moved), head(features, batch), rtol=1e-3, atol=1e-3)
+    # Twice as far apart, twice the moment: this is what a mean over the atoms cannot do.
+    wide = batch.with_geometry(2 * batch.positions)
+    double = head.physical(head(features, wide), wide)[:, 0]
+    torch.testing.assert_close(double, 2 * found, rtol=1e-3, atol=5e-3)
+    mean = PropertyHead(Target("mu", "D"), 8, pooling="mean", n_hidden=4)
+    assert torch.equal(mean(features, wide), mean(features, batch))
+
+
+def test_a_dipole_of_zero_has_a_gradient(molecules: list[Atoms]) -> None:
+    batch, head = batch_of([Atoms("He")]), dipole_head()
+    head(features_of(batch), batch).sum().backward()
+    assert all(bool(p.grad.isfinite().all()) for p in head.parameters() if p.grad is not None)
+
+
+def test_a_dipole_head_is_refused_where_it_has_no_meaning() -> None:
+    for target in (Target("x", kind="extensive"), Target("x", level="atom")):
+        with pytest.raises(TetherError, match="dipole head"):
+            PropertyHead(target, 8, pooling="dipole")
+    crystal = batch_of([Atoms("NaCl", [[0, 0, 0], [2.8, 0, 0]], cell=[6, 6, 6], pbc=True)])
+    with pytest.raises(TetherError, match="periodic structure"):
+        dipole_head()(features_of(crystal), crystal)
+
+
 def test_the_kind_of_the_target_chooses_the_pooling() -> None:
     kinds = {"intensive": "mean", "extensive": "sum", "max": "max"}
     for kind, pooling in kinds.items():

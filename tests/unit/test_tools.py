@@ -204,8 +204,56 @@ def test_every_number_of_a_benchmark_has_its_run(name: str) -> None:
         assert [file for file in kept if not (folder / file).is_file()] == []
 
 
-def test_the_tables_of_the_readme_are_those_of_the_results() -> None:
-    text = (ROOT / "README.md").read_text()
-    for name in ("qm9_gap", "qm9_gap_8000"):
-        summary = json.loads((RESULTS / name / "summary.json").read_text())
-        assert load("results_table").table(summary) in text
+@pytest.mark.parametrize(
+    ("document", "source"),
+    [
+        ("README.md", "qm9-boom/results.json"),
+        ("README.md", "qm9_gap/summary.json"),
+        ("benchmarks/README.md", "qm9_gap_8000/summary.json"),
+    ],
+)
+def test_the_tables_of_the_documents_are_those_of_the_results(document: str, source: str) -> None:
+    content = json.loads((RESULTS / source).read_text())
+    assert load("results_table").tables(content) in (ROOT / document).read_text()
+
+
+def test_every_number_of_a_suite_has_its_run() -> None:
+    folder = RESULTS / "qm9-boom"
+    results = json.loads((folder / "results.json").read_text())
+    runs = [
+        (task["name"], run)
+        for task in results["tasks"]
+        for run, done in task["runs"].items()
+        if done
+    ]
+    assert len(runs) >= 16
+    for task, run in runs:
+        files = {
+            file
+            for file in load("kept", "benchmarks").KEPT
+            if (folder / task / "runs" / run / file).is_file()
+        }
+        assert "metrics.json" in files, (task, run)
+        assert "predictions.parquet" in files, (task, run)
+
+
+def test_finished_runs_are_copied_and_others_are_not(tmp_path: Path) -> None:
+    kept = load("kept", "benchmarks")
+    work, results = tmp_path / "work", tmp_path / "results"
+    for run, files in {
+        "homo/runs/full-s0": kept.KEPT,
+        "homo/runs/mft-s0": [file for file in kept.KEPT if file != "metrics.json"],
+        "homo/runs/probe-s0": [file for file in kept.KEPT if file != "config.yaml"],
+        "homo/runs/fingerprint-s0": [file for file in kept.KEPT if file != "config.yaml"],
+    }.items():
+        for file in files:
+            (work / run / file).parent.mkdir(parents=True, exist_ok=True)
+            identity = "{}" if "fingerprint" in run else '{"recipe": {}}'
+            (work / run / file).write_text(identity if "identity" in file else "x")
+    (work / "homo/runs/full-s0/weights.safetensors").write_text("heavy")
+    assert kept.copy_runs(work, results) == 2
+    copied = {str(path.relative_to(results)) for path in results.rglob("*") if path.is_file()}
+    assert "homo/runs/full-s0/metrics.json" in copied
+    assert "homo/runs/fingerprint-s0/metrics.json" in copied  # it has no configuration of its own
+    assert not any("weights" in name or "mft" in name or "probe" in name for name in copied)
+    assert kept.copy_runs(work, results) == 0

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Pooling", "PropertyHead"]
 
-Pooling = Literal["mean", "sum", "max"]
+Pooling = Literal["mean", "sum", "max", "dipole"]
+#: Length below which the direction of a dipole has no meaning, in the target's unit.
+SMALLEST_DIPOLE = 1e-3
 #: Atomic numbers run to 118; entry 0 stays empty.
 N_ELEMENTS = 119
 #: Least standard deviation that a head learns, as a share of the labels' own.
@@ -38,8 +40,11 @@ class PropertyHead(nn.Module):
         What is predicted.
     n_features : int
         Width of the node features.
-    pooling : {"mean", "sum", "max"}, optional
-        Default by the kind of the target: intensive, extensive, max.
+    pooling : {"mean", "sum", "max", "dipole"}, optional
+        Default by the kind of the target: intensive, extensive, max. ``dipole``: the perceptron
+        gives partial charges, made neutral, and the prediction is ``|Σ q r|``, smooth at zero. A
+        dipole grows with the distance of its charges, which no mean of what atoms look like does.
+        After SchNetPack's (K. T. Schütt et al., J. Chem. Theory Comput. 15, 448 (2019)).
     n_hidden : int
         Width of the hidden layer; 0 makes the head linear.
     seed : int
@@ -61,6 +66,14 @@ class PropertyHead(nn.Module):
                 f"target {target.name!r} is of kind {target.kind!r}",
                 expected="intensive, extensive or max",
                 fix="vector and class heads are not built yet; predict a scalar",
+            )
+        asked = (target.level, target.n_components, target.kind)
+        if pooling == "dipole" and asked != ("system", 1, "intensive"):
+            raise TetherError(
+                f"a dipole head for target {target.name!r}, an {target.kind} one with "
+                f"{target.n_components} component(s) for each {target.level}",
+                expected="the length of a dipole: one number for each structure, intensive",
+                fix="leave `pooling` out",
             )
         self.target = target
         self.pooling: Pooling = pooling or _DEFAULT_POOLING[target.kind]
@@ -141,8 +154,26 @@ class PropertyHead(nn.Module):
             return atomic.new_zeros(shape).scatter_reduce(
                 0, expanded, atomic, "amax", include_self=False
             )
+        if self.pooling == "dipole":
+            return self._dipole(atomic, batch)
         total = atomic.new_zeros(shape).index_add(0, index, atomic)
         return total / batch.counts.unsqueeze(1) if self.pooling == "mean" else total
+
+    def _dipole(self, charges: Tensor, batch: AtomBatch) -> Tensor:
+        if batch.is_periodic:
+            raise TetherError(
+                "a dipole of a periodic structure",
+                expected="molecules: in a crystal it depends on the choice of the cell",
+                fix="set head.pooling=mean",
+            )
+        positions, index = batch.positions.to(charges.dtype), batch.system_idx
+        zeros = charges.new_zeros(batch.n_systems, 3)
+        centres = zeros.index_add(0, index, positions) / batch.counts.unsqueeze(1)
+        # From the centre the mean charge has no moment, so that what counts is neutral.
+        moments = charges * (positions - centres.index_select(0, index))
+        vector = zeros.index_add(0, index, moments)
+        length = (vector.square().sum(1, keepdim=True) + SMALLEST_DIPOLE**2).sqrt()
+        return (length - self.mean.to(length.dtype)) / self.std.to(length.dtype)
 
     def standardise(self, batch: AtomBatch) -> Tensor:
         """Labels of the batch on the scale of `forward`; NaN where unlabelled."""

@@ -32,7 +32,7 @@ class BackboneConfig(Closed):
 class HeadConfig(Closed):
     """``head:`` pooling and width."""
 
-    pooling: Literal["mean", "sum", "max"] | None = None
+    pooling: Literal["mean", "sum", "max", "dipole", "extent"] | None = None
     n_hidden: int = Field(default=128, ge=0)
 
 

@@ -40,8 +40,9 @@ class HeadChoice:
 
     Attributes
     ----------
-    pooling : {"mean", "sum", "max", "dipole"} or None
-        Default by the kind of the target; ``dipole``: the length of a dipole, from partial charges.
+    pooling : {"mean", "sum", "max", "dipole", "extent"} or None
+        Default by the kind of the target; the last two are for the length of a dipole and the
+        electronic spatial extent of molecules, see `tether.heads.readout`.
     n_hidden : int
         Width of the hidden layer; 0: linear.
     """

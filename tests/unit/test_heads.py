@@ -80,10 +80,42 @@ def test_a_dipole_of_zero_has_a_gradient(molecules: list[Atoms]) -> None:
     assert all(bool(p.grad.isfinite().all()) for p in head.parameters() if p.grad is not None)
 
 
-def test_a_dipole_head_is_refused_where_it_has_no_meaning() -> None:
-    for target in (Target("x", kind="extensive"), Target("x", level="atom")):
-        with pytest.raises(TetherError, match="dipole head"):
-            PropertyHead(target, 8, pooling="dipole")
+def test_an_extent_is_a_sum_over_squared_distances(molecules: list[Atoms]) -> None:
+    bare = batch_of(molecules)
+    parts = bare.positions.split(bare.counts.tolist())
+    squares = torch.cat([(p - p.mean(0)).square().sum(1) for p in parts])
+    per_element = 2.0 * bare.numbers + 1.0
+    atomic = squares * per_element
+    labels = torch.stack([part.sum() for part in atomic.split(bare.counts.tolist())]).numpy()
+    batch = batch_of(molecules, r2=labels)
+    head = PropertyHead(Target("r2", "bohr²", kind="extensive"), 8, pooling="extent", n_hidden=4)
+    head.fit_scale(batch)
+    # The reference alone explains such labels, at any size: also of a molecule twice as large.
+    for reached in (batch, batch.with_geometry(2 * batch.positions)):
+        factor = float(reached.positions[0, 0] / batch.positions[0, 0]) ** 2
+        silent = torch.zeros(batch.n_systems, 1)
+        wanted = factor * torch.as_tensor(labels)
+        torch.testing.assert_close(
+            head.physical(silent, reached)[:, 0], wanted.double(), rtol=1e-3, atol=1e-3
+        )
+    features = features_of(batch)
+    found, wide = head(features, batch), head(features, batch.with_geometry(2 * batch.positions))
+    torch.testing.assert_close(wide, 4 * found, rtol=1e-4, atol=1e-4)
+    weights = squares / squares.mean()
+    by_hand = (head.readout(features.node)[:, 0] * weights).split(batch.counts.tolist())
+    torch.testing.assert_close(
+        found[:, 0], torch.stack([p.sum() for p in by_hand]).float(), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_a_head_that_sees_positions_is_refused_where_it_has_no_meaning() -> None:
+    for target, pooling in (
+        (Target("x", kind="extensive"), "dipole"),
+        (Target("x", level="atom"), "dipole"),
+        (Target("x"), "extent"),
+    ):
+        with pytest.raises(TetherError, match=f"pooling '{pooling}'"):
+            PropertyHead(target, 8, pooling=pooling)  # type: ignore[arg-type]
     crystal = batch_of([Atoms("NaCl", [[0, 0, 0], [2.8, 0, 0]], cell=[6, 6, 6], pbc=True)])
     with pytest.raises(TetherError, match="periodic structure"):
         dipole_head()(features_of(crystal), crystal)

@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Pooling", "PropertyHead"]
 
-Pooling = Literal["mean", "sum", "max", "dipole"]
+Pooling = Literal["mean", "sum", "max", "dipole", "extent"]
 #: Length below which the direction of a dipole has no meaning, in the target's unit.
 SMALLEST_DIPOLE = 1e-3
 #: Atomic numbers run to 118; entry 0 stays empty.
 N_ELEMENTS = 119
 #: Least standard deviation that a head learns, as a share of the labels' own.
 SMALLEST_RESIDUAL = 1e-6
+#: Poolings that see where the atoms are, and the kind of target that they are for.
+_GEOMETRIC = {"dipole": "intensive", "extent": "extensive"}
 _DEFAULT_POOLING: dict[str, Pooling] = {"intensive": "mean", "extensive": "sum", "max": "max"}
 
 
@@ -40,11 +42,13 @@ class PropertyHead(nn.Module):
         What is predicted.
     n_features : int
         Width of the node features.
-    pooling : {"mean", "sum", "max", "dipole"}, optional
+    pooling : {"mean", "sum", "max", "dipole", "extent"}, optional
         Default by the kind of the target: intensive, extensive, max. ``dipole``: the perceptron
         gives partial charges, made neutral, and the prediction is ``|Σ q r|``, smooth at zero. A
         dipole grows with the distance of its charges, which no mean of what atoms look like does.
-        After SchNetPack's (K. T. Schütt et al., J. Chem. Theory Comput. 15, 448 (2019)).
+        ``extent``: a sum in which an atom counts with the square of its distance from the centre,
+        in the element reference too, for the electronic spatial extent. After SchNetPack's two
+        heads (K. T. Schütt et al., J. Chem. Theory Comput. 15, 448 (2019)).
     n_hidden : int
         Width of the hidden layer; 0 makes the head linear.
     seed : int
@@ -67,12 +71,14 @@ class PropertyHead(nn.Module):
                 expected="intensive, extensive or max",
                 fix="vector and class heads are not built yet; predict a scalar",
             )
-        asked = (target.level, target.n_components, target.kind)
-        if pooling == "dipole" and asked != ("system", 1, "intensive"):
+        kind = _GEOMETRIC.get(pooling or "", target.kind)
+        if pooling in _GEOMETRIC and (target.level, target.n_components) != ("system", 1):
+            kind = "scalar"
+        if kind != target.kind:
             raise TetherError(
-                f"a dipole head for target {target.name!r}, an {target.kind} one with "
-                f"{target.n_components} component(s) for each {target.level}",
-                expected="the length of a dipole: one number for each structure, intensive",
+                f"a head of pooling {pooling!r} for target {target.name!r}, which is "
+                f"{target.kind} with {target.n_components} component(s) for each {target.level}",
+                expected=f"one number for each structure, {_GEOMETRIC[pooling or '']}",
                 fix="leave `pooling` out",
             )
         self.target = target
@@ -93,6 +99,10 @@ class PropertyHead(nn.Module):
         self.mean: Tensor
         self.std: Tensor
         self.reference: Tensor
+        if self.pooling == "extent":
+            # Å², of the average atom: the sum is then of the size of a plain one.
+            self.register_buffer("extent", torch.ones((), dtype=torch.float64))
+            self.extent: Tensor
 
     def fit_scale(self, batch: AtomBatch) -> None:
         """Take mean, standard deviation and element reference from labelled structures.
@@ -121,7 +131,9 @@ class PropertyHead(nn.Module):
                 fix="check the label column and the split",
             )
         if self.target.kind == "extensive" and self.target.level == "system":
-            counts = element_counts(batch)
+            if self.pooling == "extent":
+                self.extent.copy_(self._extents(batch).mean())
+            counts = element_counts(batch, self._extents(batch))
             elements, coefficients = fit_element_reference(counts, values[:, 0])
             self.reference[torch.as_tensor(elements)] = torch.as_tensor(coefficients)
         residual = values - self._offset(batch).numpy()
@@ -156,22 +168,15 @@ class PropertyHead(nn.Module):
             )
         if self.pooling == "dipole":
             return self._dipole(atomic, batch)
+        if self.pooling == "extent":
+            atomic = atomic * (self._extents(batch) / self.extent).to(atomic.dtype).unsqueeze(1)
         total = atomic.new_zeros(shape).index_add(0, index, atomic)
         return total / batch.counts.unsqueeze(1) if self.pooling == "mean" else total
 
     def _dipole(self, charges: Tensor, batch: AtomBatch) -> Tensor:
-        if batch.is_periodic:
-            raise TetherError(
-                "a dipole of a periodic structure",
-                expected="molecules: in a crystal it depends on the choice of the cell",
-                fix="set head.pooling=mean",
-            )
-        positions, index = batch.positions.to(charges.dtype), batch.system_idx
-        zeros = charges.new_zeros(batch.n_systems, 3)
-        centres = zeros.index_add(0, index, positions) / batch.counts.unsqueeze(1)
         # From the centre the mean charge has no moment, so that what counts is neutral.
-        moments = charges * (positions - centres.index_select(0, index))
-        vector = zeros.index_add(0, index, moments)
+        moments = charges * _from_centre(batch).to(charges.dtype)
+        vector = charges.new_zeros(batch.n_systems, 3).index_add(0, batch.system_idx, moments)
         length = (vector.square().sum(1, keepdim=True) + SMALLEST_DIPOLE**2).sqrt()
         return (length - self.mean.to(length.dtype)) / self.std.to(length.dtype)
 
@@ -196,22 +201,43 @@ class PropertyHead(nn.Module):
         value = kind[self.target.name]
         return value.unsqueeze(1) if value.ndim == 1 else value
 
+    def _extents(self, batch: AtomBatch) -> Tensor:
+        """As how many atoms each counts: Å² for `extent`, else one; shape (n_atoms,)."""
+        if self.pooling == "extent":
+            return _from_centre(batch).square().sum(1)
+        return self.mean.new_ones(batch.n_atoms)
+
     def _offset(self, batch: AtomBatch) -> Tensor:
         """Sum of the element references, shape (n_systems, 1); zero but for extensive targets."""
         if self.target.level == "atom":
             return self.mean.new_zeros(1, 1)
-        atomic = self.reference.index_select(0, batch.numbers)
+        atomic = self.reference.index_select(0, batch.numbers) * self._extents(batch)
         total = self.reference.new_zeros(batch.n_systems).index_add(0, batch.system_idx, atomic)
         return total.unsqueeze(1)
 
 
-def element_counts(batch: AtomBatch) -> np.ndarray:
+def _from_centre(batch: AtomBatch) -> Tensor:
+    """Positions from the mean of each structure's, Å, shape (n_atoms, 3), double precision."""
+    if batch.is_periodic:
+        raise TetherError(
+            "a dipole or an extent of a periodic structure",
+            expected="molecules: in a crystal both depend on the choice of the cell",
+            fix="set head.pooling=mean or sum",
+        )
+    positions, index = batch.positions.double(), batch.system_idx
+    total = positions.new_zeros(batch.n_systems, 3).index_add(0, index, positions)
+    return positions - (total / batch.counts.unsqueeze(1)).index_select(0, index)
+
+
+def element_counts(batch: AtomBatch, weights: Tensor | None = None) -> np.ndarray:
     """Atoms of each element in each structure.
 
     Parameters
     ----------
     batch : AtomBatch
         Structures.
+    weights : Tensor, shape (n_atoms,), optional
+        As how many atoms each counts; default one.
 
     Returns
     -------
@@ -220,5 +246,6 @@ def element_counts(batch: AtomBatch) -> np.ndarray:
     """
     counts = torch.zeros(batch.n_systems * N_ELEMENTS, dtype=torch.float64)
     index = batch.system_idx * N_ELEMENTS + batch.numbers
-    counts.index_add_(0, index, torch.ones(batch.n_atoms, dtype=torch.float64))
+    one = torch.ones(batch.n_atoms, dtype=torch.float64)
+    counts.index_add_(0, index, one if weights is None else weights.double())
     return counts.view(batch.n_systems, N_ELEMENTS).numpy()

@@ -76,7 +76,12 @@ def table(summary: dict[str, Any]) -> str:
 def suite_tables(results: dict[str, Any]) -> str:
     """Markdown: a row a task with the recipes that all tasks ask for, then the others' gains."""
     tasks = [task for task in results["tasks"] if task["rows"]]
-    common = [n for n in tasks[0]["steps"] if all(n in t["steps"] for t in results["tasks"])]
+    run = {row["recipe"] for task in tasks for row in task["rows"]}
+    common = [
+        name
+        for name in tasks[0]["steps"]
+        if name in run and all(name in task["steps"] for task in results["tasks"])
+    ]
     n_done = sum(done for task in results["tasks"] for done in task["runs"].values())
     n_runs = sum(len(task["runs"]) for task in results["tasks"])
     caption = (

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from ase.build import bulk
 from ase.io import read
-from timing import medians, report, tether_step, with_labels
+from timing import compiled_ratios, medians, report, tether_step, with_labels
 
 from tether.backbones.load import load_backbone
 from tether.data.loader import GraphStream
@@ -159,10 +159,7 @@ def main(description: str, package: Package) -> None:
         ),
     }
     if options.compile:
-        ratios |= {
-            f"{kind}: compiled / tether": (f"{kind}, compiled", (f"{kind}, tether",))
-            for kind in ("e+f+s", "property", "MFT")
-        }
+        ratios |= compiled_ratios(("e+f+s", "property", "MFT"))
     n_structures = {
         name: (2 if name.startswith("MFT") else 1) * graph.n_systems for name in seconds
     }

@@ -13,12 +13,12 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from ase.build import molecule
-from timing import medians, report, tether_step, with_labels
+from timing import compiled_ratios, medians, report, tether_step, with_labels
 
 from tether.backbones.load import load_backbone
 from tether.backbones.so3krates import LONG_RANGE_CUTOFF, LONG_RANGE_DAMPING, package_folder
@@ -131,8 +131,13 @@ def variants_of(
         GraphStream(forced, batch_size=forced.n_systems), scale=force_scale(forced)
     )
 
-    def ours(*tasks: Any, compiled: bool = False) -> Callable[[], None]:
-        return tether_step(model_of(), tasks, TrainingSettings(lr=1e-6, compile=compiled))
+    def ours(how: str) -> dict[str, Callable[[], None]]:
+        settings = TrainingSettings(lr=1e-6, compile=how == "compiled")
+        return {
+            f"property, {how}": tether_step(model_of(), [property_task], settings),
+            f"force field, {how}": tether_step(model_of(), [force_task], settings),
+            f"MFT, {how}": tether_step(model_of(), [property_task, force_task], settings),
+        }
 
     bare = model_of()
 
@@ -149,19 +154,12 @@ def variants_of(
         bare_property()
         bare_forces()
 
-    faster = {
-        "property, compiled": ours(property_task, compiled=True),
-        "force field, compiled": ours(force_task, compiled=True),
-        "MFT, compiled": ours(property_task, force_task, compiled=True),
-    }
     return {
-        **(faster if compiled else {}),
-        "property, tether": ours(property_task),
+        **(ours("compiled") if compiled else {}),
+        **ours("tether"),
         "property, bare call": bare_property,
-        "force field, tether": ours(force_task),
         "force field, bare call": bare_forces,
         "force field, so3krates-torch": package_step(auxiliary, labels.energy, labels.forces),
-        "MFT, tether": ours(property_task, force_task),
         "MFT, bare call": bare_both,
     }
 
@@ -204,10 +202,7 @@ def main() -> None:
         ),
     }
     if options.compile:
-        ratios |= {
-            f"{kind}: compiled / tether": (f"{kind}, compiled", (f"{kind}, tether",))
-            for kind in ("property", "force field", "MFT")
-        }
+        ratios |= compiled_ratios(("property", "force field", "MFT"))
     n_structures = {name: sizes[name[0]] for name in seconds}
     content = report(seconds, n_structures, ratios, threads=options.threads)
     print(f"graph of an 18-atom molecule, both neighbour lists: {graph_ms:.3f} ms")

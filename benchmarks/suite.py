@@ -41,9 +41,10 @@ def main() -> None:
     print("$ tether", *command[3:], *others, flush=True)
     bench = subprocess.Popen([*command, *others])
     try:
-        while bench.poll() is None:
+        while True:
             try:
                 bench.wait(INTERVAL)
+                break
             except subprocess.TimeoutExpired:
                 keep(work, results)
     except BaseException:

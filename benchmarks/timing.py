@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tether.model import AdaptedModel
     from tether.training.settings import TrainingSettings
 
-__all__ = ["medians", "report", "tether_step", "with_labels"]
+__all__ = ["compiled_ratios", "medians", "report", "tether_step", "with_labels"]
 
 
 def medians(variants: dict[str, Callable[[], None]], rounds: int) -> dict[str, np.ndarray]:
@@ -59,6 +59,13 @@ def tether_step(
         trainer.step()
 
     return step
+
+
+def compiled_ratios(kinds: Sequence[str]) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """For `report`: the compiled step of each kind over the plain one."""
+    return {
+        f"{kind}: compiled / tether": (f"{kind}, compiled", (f"{kind}, tether",)) for kind in kinds
+    }
 
 
 def report(

@@ -34,8 +34,7 @@ def table(summary: dict[str, Any]) -> str:
         found = [g for g in summary["gains"] if tuple(g[k] for k in names) == key]
         if not found:
             return "–"
-        one = found[0]
-        return f"{one['gain_percent']:+.1f} % [{one['low']:+.1f}, {one['high']:+.1f}]"
+        return _percent(found[0])
 
     def forces(recipe: str) -> str:
         rows = [f for f in summary["forgetting"] if f["recipe"] == recipe]
@@ -71,6 +70,10 @@ def table(summary: dict[str, Any]) -> str:
         if line["target"] == target and line["subset"] == "test/ood" and line["metric"] == "rmse"
     ]
     return "\n".join([*lines, "", f"OOD reference lines (RMSE): {'; '.join(references)}."])
+
+
+def _percent(gain: dict[str, Any]) -> str:
+    return f"{gain['gain_percent']:+.1f} % [{gain['low']:+.1f}, {gain['high']:+.1f}]"
 
 
 def suite_tables(results: dict[str, Any]) -> str:
@@ -114,8 +117,7 @@ def _gain(task: dict[str, Any], recipe: str, subset: str) -> str:
     found = [g for g in task["gains"] if (g["recipe"], g["reference"], g["subset"]) == key]
     if not found:
         return "–"
-    one = found[0]
-    return f"{one['gain_percent']:+.1f} % [{one['low']:+.1f}, {one['high']:+.1f}]"
+    return _percent(found[0])
 
 
 def _oracle(task: dict[str, Any]) -> str:
@@ -128,8 +130,7 @@ def _over_tasks(row: dict[str, Any]) -> str:
     where = "ID" if row["subset"] == "test/id" else "OOD"
     return (
         f"- {where}, over {row['n_tasks']} tasks: `{row['method']}` against `{row['reference']}` "
-        f"{row['gain_percent']:+.1f} % [{row['low']:+.1f}, {row['high']:+.1f}], better on "
-        f"{row['n_better']}, p = {row['p_holm']:.2g} (Wilcoxon, Holm)."
+        f"{_percent(row)}, better on {row['n_better']}, p = {row['p_holm']:.2g} (Wilcoxon, Holm)."
     )
 
 

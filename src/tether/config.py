@@ -12,6 +12,7 @@ from pydantic import Field
 
 from tether.closed import Closed, apply_override, checked, read_yaml, to_yaml
 from tether.errors import TetherError
+from tether.heads.readout import Pooling
 from tether.inputs import AdaptInputs, BackboneChoice, HeadChoice
 from tether.recipe import Recipe, named_recipe
 from tether.training.settings import TrainingSettings
@@ -32,7 +33,7 @@ class BackboneConfig(Closed):
 class HeadConfig(Closed):
     """``head:`` pooling and width."""
 
-    pooling: Literal["mean", "sum", "max", "dipole", "extent"] | None = None
+    pooling: Pooling | None = None
     n_hidden: int = Field(default=128, ge=0)
 
 

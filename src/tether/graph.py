@@ -186,10 +186,22 @@ class Graph:
         )
         if not batch.is_periodic:
             return vectors
-        system = batch.system_idx.index_select(0, edges.idx_i)
-        return vectors + torch.einsum(
-            "ei,eij->ej", edges.shift.to(vectors.dtype), batch.cell.index_select(0, system)
-        )
+        cells = batch.cell.index_select(0, self.system_of(name))
+        return vectors + torch.einsum("ei,eij->ej", edges.shift.to(vectors.dtype), cells)
+
+    def system_of(self, name: str) -> Tensor:
+        """Structure of each edge, shape (n_edges,), sorted.
+
+        Parameters
+        ----------
+        name : str
+            Which neighbour list.
+
+        Returns
+        -------
+        Tensor
+        """
+        return self.batch.system_idx.index_select(0, self.edges[name].idx_i)
 
 
 def neighbour_edges(batch: AtomBatch, cutoff: float, *, full: bool) -> Edges:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 __all__ = ["AtomBatch", "collate", "from_ase", "ragged_indices", "to_ase"]
+
+
+#: What an `AtomBatch` finds out once, when it is first asked.
+_FACTS = ("system_idx", "is_periodic", "is_charged", "complete")
 
 
 def ragged_indices(ptr: Tensor, select: Tensor) -> tuple[Tensor, Tensor]:
@@ -166,9 +170,28 @@ class AtomBatch:
             What was found out about the structures is not asked of them again.
         """
         moved = replace(self, positions=positions, cell=self.cell if cell is None else cell)
-        known = ("system_idx", "is_periodic", "is_charged", "complete")
-        moved.__dict__.update({name: vars(self)[name] for name in known if name in vars(self)})
-        return moved
+        return moved.told(**{name: vars(self)[name] for name in _FACTS if name in vars(self)})
+
+    def told(self, **facts: Any) -> AtomBatch:
+        """Take facts for granted that the batch would find out: those of `_FACTS`; return it."""
+        vars(self).update(facts)
+        return self
+
+    def centred(self, values: Tensor) -> Tensor:
+        """Values of atoms less their mean over each structure.
+
+        Parameters
+        ----------
+        values : Tensor, shape (n_atoms, k)
+            Positions, noise, …
+
+        Returns
+        -------
+        Tensor, shape (n_atoms, k)
+        """
+        total = values.new_zeros(self.n_systems, values.shape[1])
+        total = total.index_add(0, self.system_idx, values)
+        return values - (total / self.counts[:, None]).index_select(0, self.system_idx)
 
     def select(self, systems: Tensor | Sequence[int]) -> AtomBatch:
         """The given structures, in that order; repeats are allowed.

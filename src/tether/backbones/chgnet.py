@@ -240,9 +240,9 @@ class Chgnet(nn.Module):
         """
         if not self.config.out_bias:
             return None
-        angles, pairs = graph.angles["bonds"].ptr, graph.edges["pairs"].ptr
+        angles = graph.angles["bonds"].ptr
         some = (angles[1:] > angles[:-1]).to(self.reference.dtype)
-        return torch.repeat_interleave(some, pairs[1:] - pairs[:-1])[:, None]
+        return some.index_select(0, graph.system_of("pairs"))[:, None]
 
     def blocks(self) -> list[tuple[str, list[nn.Parameter]]]:
         """Embeddings, then the layers; the energy head is in none."""
@@ -315,11 +315,9 @@ def _parameters_at(column: nn.ModuleList, k: int) -> list[nn.Parameter]:
 
 def _bonds_first(batch: AtomBatch, pairs: Edges) -> tuple[Edges, Edges]:
     """Pairs sorted so that each structure's bonds come first, and those bonds alone."""
-    exact = batch.to(dtype=torch.float64)
-    distances = Graph(exact, {"pairs": pairs}).vectors("pairs").detach().norm(dim=-1)
-    is_bond = distances < BOND_CUTOFF
-    n_systems = batch.n_systems
-    system = torch.repeat_interleave(torch.arange(n_systems), pairs.ptr[1:] - pairs.ptr[:-1])
+    exact = Graph(batch.to(dtype=torch.float64), {"pairs": pairs})
+    is_bond = exact.vectors("pairs").detach().norm(dim=-1) < BOND_CUTOFF
+    n_systems, system = batch.n_systems, exact.system_of("pairs")
     order = torch.argsort(2 * system + ~is_bond, stable=True)
     pairs = Edges(pairs.idx_i[order], pairs.idx_j[order], pairs.shift[order], pairs.ptr)
     ptr = torch.zeros(n_systems + 1, dtype=torch.int64)

@@ -71,14 +71,12 @@ class PropertyHead(nn.Module):
                 expected="intensive, extensive or max",
                 fix="vector and class heads are not built yet; predict a scalar",
             )
-        kind = _GEOMETRIC.get(pooling or "", target.kind)
-        if pooling in _GEOMETRIC and (target.level, target.n_components) != ("system", 1):
-            kind = "scalar"
-        if kind != target.kind:
+        kind = _GEOMETRIC.get(pooling or "")
+        if kind and (target.level, target.n_components, target.kind) != ("system", 1, kind):
             raise TetherError(
                 f"a head of pooling {pooling!r} for target {target.name!r}, which is "
                 f"{target.kind} with {target.n_components} component(s) for each {target.level}",
-                expected=f"one number for each structure, {_GEOMETRIC[pooling or '']}",
+                expected=f"one number for each structure, {kind}",
                 fix="leave `pooling` out",
             )
         self.target = target
@@ -131,9 +129,10 @@ class PropertyHead(nn.Module):
                 fix="check the label column and the split",
             )
         if self.target.kind == "extensive" and self.target.level == "system":
-            if self.pooling == "extent":
-                self.extent.copy_(self._extents(batch).mean())
-            counts = element_counts(batch, self._extents(batch))
+            extents = _extents(batch) if self.pooling == "extent" else None
+            if extents is not None:
+                self.extent.copy_(extents.mean())
+            counts = element_counts(batch, extents)
             elements, coefficients = fit_element_reference(counts, values[:, 0])
             self.reference[torch.as_tensor(elements)] = torch.as_tensor(coefficients)
         residual = values - self._offset(batch).numpy()
@@ -169,7 +168,7 @@ class PropertyHead(nn.Module):
         if self.pooling == "dipole":
             return self._dipole(atomic, batch)
         if self.pooling == "extent":
-            atomic = atomic * (self._extents(batch) / self.extent).to(atomic.dtype).unsqueeze(1)
+            atomic = atomic * (_extents(batch) / self.extent).to(atomic.dtype).unsqueeze(1)
         total = atomic.new_zeros(shape).index_add(0, index, atomic)
         return total / batch.counts.unsqueeze(1) if self.pooling == "mean" else total
 
@@ -201,17 +200,13 @@ class PropertyHead(nn.Module):
         value = kind[self.target.name]
         return value.unsqueeze(1) if value.ndim == 1 else value
 
-    def _extents(self, batch: AtomBatch) -> Tensor:
-        """As how many atoms each counts: Å² for `extent`, else one; shape (n_atoms,)."""
-        if self.pooling == "extent":
-            return _from_centre(batch).square().sum(1)
-        return self.mean.new_ones(batch.n_atoms)
-
     def _offset(self, batch: AtomBatch) -> Tensor:
         """Sum of the element references, shape (n_systems, 1); zero but for extensive targets."""
         if self.target.level == "atom":
             return self.mean.new_zeros(1, 1)
-        atomic = self.reference.index_select(0, batch.numbers) * self._extents(batch)
+        atomic = self.reference.index_select(0, batch.numbers)
+        if self.pooling == "extent":
+            atomic = atomic * _extents(batch)
         total = self.reference.new_zeros(batch.n_systems).index_add(0, batch.system_idx, atomic)
         return total.unsqueeze(1)
 
@@ -224,9 +219,12 @@ def _from_centre(batch: AtomBatch) -> Tensor:
             expected="molecules: in a crystal both depend on the choice of the cell",
             fix="set head.pooling=mean or sum",
         )
-    positions, index = batch.positions.double(), batch.system_idx
-    total = positions.new_zeros(batch.n_systems, 3).index_add(0, index, positions)
-    return positions - (total / batch.counts.unsqueeze(1)).index_select(0, index)
+    return batch.centred(batch.positions.double())
+
+
+def _extents(batch: AtomBatch) -> Tensor:
+    """As how many atoms each counts for an extent, Å², shape (n_atoms,)."""
+    return _from_centre(batch).square().sum(1)
 
 
 def element_counts(batch: AtomBatch, weights: Tensor | None = None) -> np.ndarray:

@@ -50,8 +50,7 @@ class NoisyStream:
         batch = graph.batch
         drawn = np.random.default_rng([self.seed, step]).normal(size=(batch.n_atoms, 3))
         noise = torch.from_numpy(drawn).to(batch.positions)
-        total = noise.new_zeros(batch.n_systems, 3).index_add(0, batch.system_idx, noise)
-        noise = noise - (total / batch.counts[:, None]).index_select(0, batch.system_idx)
+        noise = batch.centred(noise)
         moved = replace(
             batch,
             positions=batch.positions + self.scale * noise,

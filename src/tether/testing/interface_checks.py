@@ -153,7 +153,7 @@ def _shapes(probe: Probe, batch: AtomBatch) -> list[tuple[str, object, object]]:
         ]
     if probe.has_potential:
         energy, forces, stress = probe.backbone.energy_forces(graph, features)
-        periodic = bool(batch.pbc.any())
+        periodic = batch.is_periodic
         rows += [
             ("energy", shape(energy), (batch.n_systems,)),
             ("forces", shape(forces), (n_atoms, 3)),

@@ -98,7 +98,7 @@ class Probe:
     @property
     def periodic_structures(self) -> tuple[AtomBatch, ...]:
         """The structures with a cell."""
-        return tuple(s for s in self.structures if bool(s.pbc.any()))
+        return tuple(s for s in self.structures if s.is_periodic)
 
     def prepare(self, batch: AtomBatch) -> Graph:
         """Graph of a copy of the batch, in the precision of the weights."""

@@ -25,7 +25,7 @@ from tether.tasks.forcefield import ForceFieldTask
 from tether.tasks.property import PropertyTask
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from torch import Tensor, nn
 
@@ -115,7 +115,7 @@ class CompiledLoss:
             When the backbone cannot be traced, or what was compiled gives another result.
         """
         moving = [p for p in self.model.parameters() if p.requires_grad]
-        tensors, like = flatten(graph)
+        tensors, like = flatten(graph, self.model.heads)
         key = (like, tuple(map(id, moving)))
         if key not in self._compiled:
             self._compiled[key] = self._checked(graph, moving)
@@ -175,7 +175,7 @@ class CompiledLoss:
         plain = self.task.loss(self.model, graph)
         known = torch.autograd.grad(plain, moving, allow_unused=True)
         wanted = [gradient for gradient in known if gradient is not None]
-        tensors, like = flatten(graph)
+        tensors, like = flatten(graph, self.model.heads)
         compiled = self._compile(like, tensors, moving)
         loss, gradients = compiled(tensors)
         right = plain.item()
@@ -256,7 +256,7 @@ class Like:
     labels, atom_labels, edges, angles : tuple of str
         Names, in order.
     complete : frozenset of str
-        Labels that nothing lacks.
+        Targets that nothing lacks: all or none.
     is_periodic, is_charged : bool
         Of any structure.
     dtype : torch.dtype
@@ -276,13 +276,16 @@ class Like:
 _GEOMETRY = ("numbers", "positions", "ptr", "cell", "pbc", "charge", "spin", "system_idx")
 
 
-def flatten(graph: Graph) -> tuple[list[Tensor], Like]:
+def flatten(graph: Graph, targets: Iterable[str]) -> tuple[list[Tensor], Like]:
     """A graph as a list of tensors and what is needed to build it again.
 
     Parameters
     ----------
     graph : Graph
         Without leaves.
+    targets : iterable of str
+        Labels whose completeness matters. Where one of them lacks a value, all are treated so: a
+        kind for each combination would be compiled for minutes each.
 
     Returns
     -------
@@ -291,7 +294,7 @@ def flatten(graph: Graph) -> tuple[list[Tensor], Like]:
     like : Like
         The rest; identifiers are left out.
     """
-    batch = graph.batch
+    batch, wanted = graph.batch, frozenset(targets)
     tensors = [getattr(batch, name) for name in _GEOMETRY]
     tensors += [*batch.labels.values(), *batch.atom_labels.values()]
     for lists in (graph.edges, graph.angles):
@@ -301,7 +304,7 @@ def flatten(graph: Graph) -> tuple[list[Tensor], Like]:
         tuple(batch.atom_labels),
         tuple(graph.edges),
         tuple(graph.angles),
-        batch.complete,
+        wanted if wanted <= batch.complete else frozenset(),
         batch.is_periodic,
         batch.is_charged,
         batch.positions.dtype,
@@ -332,10 +335,10 @@ def unflatten(tensors: Sequence[Tensor], like: Like) -> Graph:
     edges = {name: Edges(*(next(left) for _ in fields(Edges))) for name in like.edges}
     angles = {name: Angles(*(next(left) for _ in fields(Angles))) for name in like.angles}
     batch = AtomBatch(**geometry, labels=labels, atom_labels=atom_labels)  # type: ignore[arg-type]
-    batch.__dict__.update(
+    told = batch.told(
         system_idx=system_idx,
         is_periodic=like.is_periodic,
         is_charged=like.is_charged,
         complete=like.complete,
     )
-    return Graph(batch, edges, angles=angles)
+    return Graph(told, edges, angles=angles)

@@ -10,12 +10,13 @@ run is refused if they come out different.
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from kept import RESULTS, ROOT, copy_runs
+from kept import RESULTS, ROOT, copy_runs, tether
 
 #: Seconds between looks at what has finished.
 INTERVAL = 60.0
@@ -33,13 +34,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("suite", help="qm9-boom, qm9-sizes, matbench-loco, or a YAML file")
     parser.add_argument("--out", type=Path, help="default: runs/<suite>")
+    parser.add_argument("--data", type=Path, help="as for tether bench")
     options, others = parser.parse_known_args()
     name = Path(options.suite).stem
-    work, results = options.out or ROOT / "runs" / name, RESULTS / name
+    suite = [options.suite if name == options.suite else os.path.relpath(options.suite, ROOT)]
+    if options.data:
+        suite += ["--data", os.path.relpath(options.data, ROOT)]
+    work = options.out.resolve() if options.out else Path("runs") / name
+    os.chdir(ROOT)  # what is kept names no folder of this machine
+    results = RESULTS / name
     copy_runs(results, work)
-    command = [sys.executable, "-m", "tether.cli", "bench", options.suite, "--out", str(work)]
-    print("$ tether", *command[3:], *others, flush=True)
-    bench = subprocess.Popen([*command, *others])
+    arguments = ["bench", *suite, "--out", str(work)]
+    print("$ tether", *arguments, *others, flush=True)
+    bench = subprocess.Popen([sys.executable, "-m", "tether.cli", *arguments, *others])
     try:
         while True:
             try:
@@ -55,6 +62,8 @@ def main() -> None:
         keep(work, results)
     if bench.returncode:
         sys.exit(bench.returncode)
+    # A sitting may run a part of the suite; the results are those of all of it.
+    tether(*arguments, "--status")
     shutil.copy(work / "results.json", results / "results.json")
     print(f"results in {results}")
 

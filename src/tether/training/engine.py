@@ -84,7 +84,7 @@ def train(
     run: Run,
     report: Callable[[Progress], None] = lambda _: None,
 ) -> Progress:
-    """Train until the property has had its steps; resume where a killed run left off.
+    """Train until the leading task has had its steps; resume where a killed run left off.
 
     Best weights (on `validate`) end up in ``run.weights``, LoRA's merged; the model holds the last
     ones.
@@ -94,7 +94,8 @@ def train(
     model : AdaptedModel
         Changed in place.
     tasks : sequence of Task
-        One of them named ``property``.
+        The length of the run is counted in steps of the one named ``property``; without one, as in
+        pretraining, of the first.
     groups : sequence of ParameterGroup
         What moves, from a `Movement`.
     balance : Balance
@@ -130,15 +131,15 @@ def train(
     cut_log(run.log, trainer.progress.step)
     progress = trainer.progress
     started = time.perf_counter() - progress.seconds
-    while not _finished(progress, groups, settings):
+    while not _finished(trainer.lead_steps, progress, groups, settings):
         values = trainer.step()
         progress.seconds = time.perf_counter() - started
         if progress.step % LOG_EVERY == 0:
             _log_train(run, trainer, values)
-        steps = progress.task_steps[PROPERTY]
+        steps = trainer.lead_steps
         due = steps % settings.validate_every == 0 or steps == settings.property_steps
-        if PROPERTY in values and due:
-            _validate(model, trainer.average, validate, run, progress)
+        if trainer.lead in values and due:
+            _validate(trainer, validate, run)
             progress.seconds = time.perf_counter() - started
             trainer.save(run.checkpoint)
         report(progress)
@@ -153,7 +154,7 @@ class Trainer:
     model : AdaptedModel
         Changed in place.
     tasks : sequence of Task
-        One of them named ``property``.
+        See `train`.
     groups : sequence of ParameterGroup
         What moves.
     balance : Balance
@@ -173,12 +174,18 @@ class Trainer:
     ) -> None:
         self.model, self.groups, self.balance, self.settings = model, groups, balance, settings
         self.tasks = {task.name: task for task in tasks}
+        self.lead = PROPERTY if PROPERTY in self.tasks else tasks[0].name
         self.losses = {name: _loss_of(task, model, settings) for name, task in self.tasks.items()}
         self.optimiser = _optimiser(groups, settings)
         self.moving = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.starts = [[p.detach().clone() for p in g.parameters if g.anchor] for g in groups]
         self.average: dict[str, Tensor] = {}
         self.progress = Progress(task_steps=dict.fromkeys(self.tasks, 0))
+
+    @property
+    def lead_steps(self) -> int:
+        """Steps of the task that the length of the run is counted in."""
+        return self.progress.task_steps[self.lead]
 
     def start_average(self) -> None:
         """Keep an exponential moving average of the weights from here on."""
@@ -220,10 +227,8 @@ class Trainer:
         """
         progress = self.progress
         chosen = self.balance.choose(progress.step, list(self.tasks))
-        # A run without a property (pretraining) is as long as its first task.
-        lead = PROPERTY if PROPERTY in self.tasks else next(iter(self.tasks))
-        thaw(self.groups, progress.task_steps[lead], self.settings)
-        set_rates(self.optimiser, self.groups, progress.task_steps[lead], self.settings)
+        thaw(self.groups, self.lead_steps, self.settings)
+        set_rates(self.optimiser, self.groups, self.lead_steps, self.settings)
         self.optimiser.zero_grad(set_to_none=True)
         losses = {
             name: self.losses[name](self.tasks[name].stream.batch(progress.task_steps[name]))
@@ -253,9 +258,8 @@ class Trainer:
 
 
 def _finished(
-    progress: Progress, groups: Sequence[ParameterGroup], settings: TrainingSettings
+    done: int, progress: Progress, groups: Sequence[ParameterGroup], settings: TrainingSettings
 ) -> bool:
-    done = progress.task_steps[PROPERTY]
     if done >= settings.property_steps:
         return True
     # Patience on a backbone that is still frozen would end a run before its method has begun.
@@ -326,14 +330,9 @@ def _averaged(model: AdaptedModel, average: Mapping[str, Tensor]) -> Iterator[No
                 parameters[name].copy_(value)
 
 
-def _validate(
-    model: AdaptedModel,
-    average: Mapping[str, Tensor],
-    validate: Callable[[AdaptedModel], Validation],
-    run: Run,
-    progress: Progress,
-) -> None:
-    with _averaged(model, average):
+def _validate(trainer: Trainer, validate: Callable[[AdaptedModel], Validation], run: Run) -> None:
+    model, progress = trainer.model, trainer.progress
+    with _averaged(model, trainer.average):
         found = validate(model)
         if not math.isfinite(found.value):
             raise TetherError(
@@ -343,12 +342,12 @@ def _validate(
             )
         if found.value < progress.best_value:
             progress.best_value, progress.stale = found.value, 0
-            progress.best_step = progress.task_steps[PROPERTY]
+            progress.best_step = trainer.lead_steps
             save_tensors(run.weights, merged_tensors(model))
         else:
             progress.stale += 1
     event = {"event": "validate", "step": progress.step, "val_loss": found.value, **found.details}
-    append_log(run.log, {**event, "property_steps": progress.task_steps[PROPERTY]})
+    append_log(run.log, {**event, "property_steps": trainer.lead_steps})
 
 
 def _log_train(run: Run, trainer: Trainer, values: dict[str, float]) -> None:
@@ -356,7 +355,7 @@ def _log_train(run: Run, trainer: Trainer, values: dict[str, float]) -> None:
     event = {
         "event": "train",
         "step": progress.step,
-        "property_steps": progress.task_steps[PROPERTY],
+        "property_steps": trainer.lead_steps,
         "losses": values,
         "lr": max(group["lr"] for group in trainer.optimiser.param_groups),
         "seconds": round(progress.seconds, 3),

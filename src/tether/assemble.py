@@ -221,7 +221,7 @@ def build_tasks(
         tasks.append(distillation_task(model, stream))
     if model.denoising is not None:
         at_rest = GraphStream(train_graph, batch_size=settings.forcefield_batch_size, seed=seed + 2)
-        noisy = NoisyStream(at_rest, recipe.noise, seed=seed)
+        noisy = NoisyStream(at_rest, (recipe.noise,), seed=seed)
         tasks.append(DenoisingTask(noisy, model.denoising))
     return tasks, check
 

@@ -114,9 +114,9 @@ def property_errors(
 
 
 def forcefield_errors(
-    model: AdaptedModel, graph: Graph, *, batch_size: int = 64
+    model: AdaptedModel, graph: Graph, *, batch_size: int = 64, head: str | None = None
 ) -> dict[str, float]:
-    """Errors of the pretrained energy head on the model's present features.
+    """Errors of an energy head on the model's present features.
 
     Energies of a potential trained on forces mean something only as differences: the mean error
     per atom over the set is taken out before the energy error is formed.
@@ -129,6 +129,8 @@ def forcefield_errors(
         With ``energy`` and ``forces``.
     batch_size : int
         Structures at a time.
+    head : str, optional
+        Of the model's `potentials`; default: the backbone's own.
 
     Returns
     -------
@@ -139,7 +141,7 @@ def forcefield_errors(
     force_errors, energy_errors, stress_errors = [], [], []
     for start in range(0, graph.n_systems, batch_size):
         piece = graph.select(torch.arange(start, min(start + batch_size, graph.n_systems)))
-        energy, forces, stress = model.energy_forces(piece)
+        energy, forces, stress = model.energy_forces(piece, head=head)
         batch = piece.batch
         force_errors.append((forces.double() - batch.atom_labels["forces"]).flatten())
         energy_errors.append((energy.double() - batch.labels["energy"]) / batch.counts)

@@ -27,6 +27,9 @@ class Features:
         The atoms of each edge.
     edge_distance : Tensor or None, shape (n_edges,)
         Å.
+    edge_vector : Tensor or None, shape (n_edges, 3)
+        Å, from the first atom of each edge to the second: the one entry that turns with the
+        structure. Heads that predict vectors read it.
     """
 
     node: Tensor
@@ -34,6 +37,7 @@ class Features:
     edge: Tensor | None = None
     edge_idx: Tensor | None = None
     edge_distance: Tensor | None = None
+    edge_vector: Tensor | None = None
 
     def detach(self) -> Features:
         """The same numbers without their autograd graph."""
@@ -47,4 +51,5 @@ class Features:
             edge=cut(self.edge),
             edge_idx=self.edge_idx,
             edge_distance=cut(self.edge_distance),
+            edge_vector=cut(self.edge_vector),
         )

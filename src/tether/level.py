@@ -12,11 +12,13 @@ from tether.evaluation import forcefield_errors
 from tether.heads.readout import element_counts
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from tether.graph import Graph
     from tether.model import AdaptedModel
     from tether.tasks.task import Task
 
-__all__ = ["align_energies", "pretrained_level"]
+__all__ = ["align_energies", "element_offsets", "pretrained_level", "shift_energies"]
 
 #: Structures that the per-element offsets are fitted on.
 N_FITTED = 512
@@ -45,22 +47,60 @@ def align_energies(model: AdaptedModel, graph: Graph) -> tuple[Graph, dict[str, 
         Errors of the untrained head on the labels, `forcefield_errors`: how far their level of
         theory is from its own.
     """
-    chosen = _sample(graph)
-    sample = graph.select(chosen)
+    aligned = shift_energies(graph, element_offsets(model, graph))
+    return aligned, forcefield_errors(model, aligned.select(_sample(graph)))
+
+
+def element_offsets(model: AdaptedModel, graph: Graph, *, head: str | None = None) -> Tensor:
+    """What the head predicts now less the labels, fitted as a sum over elements.
+
+    Parameters
+    ----------
+    model : AdaptedModel
+        Not yet trained.
+    graph : Graph
+        Structures with ``energy``; up to `N_FITTED` are looked at.
+    head : str, optional
+        Of the model's `potentials`; default: the backbone's own.
+
+    Returns
+    -------
+    Tensor, shape (119,), double precision
+        eV, by atomic number; zero for elements that do not occur.
+    """
+    sample = graph.select(_sample(graph))
     energies = []
     for start in range(0, sample.n_systems, 64):
         piece = sample.select(torch.arange(start, min(start + 64, sample.n_systems)))
-        energies.append(model.energy_forces(piece)[0].double())
+        energies.append(model.energy_forces(piece, head=head)[0].double())
     difference = torch.cat(energies) - sample.batch.labels["energy"]
     counts = element_counts(sample.batch)
     elements, offsets = fit_element_reference(counts, difference.numpy())
     per_element = torch.zeros(counts.shape[1], dtype=torch.float64)
     per_element[torch.as_tensor(elements)] = torch.as_tensor(offsets)
+    return per_element
+
+
+def shift_energies(graph: Graph, offsets: Tensor) -> Graph:
+    """Add an energy of each atom to the labels.
+
+    Parameters
+    ----------
+    graph : Graph
+        With ``energy``.
+    offsets : Tensor, shape (119,)
+        eV, by atomic number; see `element_offsets`.
+
+    Returns
+    -------
+    Graph
+        With shifted ``energy``.
+    """
+    batch = graph.batch
     shift = torch.zeros(graph.n_systems, dtype=torch.float64)
-    shift.index_add_(0, graph.batch.system_idx, per_element[graph.batch.numbers])
-    labels = {**graph.batch.labels, "energy": graph.batch.labels["energy"] + shift}
-    aligned = replace(graph, batch=replace(graph.batch, labels=labels))
-    return aligned, forcefield_errors(model, aligned.select(chosen))
+    shift.index_add_(0, batch.system_idx, offsets[batch.numbers])
+    labels = {**batch.labels, "energy": batch.labels["energy"] + shift}
+    return replace(graph, batch=replace(batch, labels=labels))
 
 
 def pretrained_level(model: AdaptedModel, task: Task) -> float:
@@ -86,7 +126,7 @@ def pretrained_level(model: AdaptedModel, task: Task) -> float:
     return torch.stack(losses).mean().item()
 
 
-def _sample(graph: Graph) -> torch.Tensor:
+def _sample(graph: Graph) -> Tensor:
     """Structures spread over the set, and one for each element that these do not hold."""
     chosen = torch.linspace(0, graph.n_systems - 1, min(N_FITTED, graph.n_systems)).long()
     missing = set(graph.batch.numbers.tolist()) - set(graph.batch.select(chosen).numbers.tolist())

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from tether.features import Features
     from tether.graph import Graph
     from tether.heads.denoising import DenoisingHead
+    from tether.heads.energy import EnergyHead
+    from tether.heads.pair import PairHead
     from tether.heads.readout import PropertyHead
     from tether.structures import AtomBatch
 
@@ -36,8 +38,10 @@ class AdaptedModel(nn.Module):
         Also a ``torch.nn.Module``.
     heads : iterable of PropertyHead
         One a target.
-    denoising : DenoisingHead, optional
+    denoising : DenoisingHead or PairHead, optional
         Of an auxiliary task; predictions do not read it.
+    potentials : mapping of str to EnergyHead, optional
+        Energy heads beside the backbone's own, in pretraining; predictions do not read them.
 
     Raises
     ------
@@ -49,7 +53,8 @@ class AdaptedModel(nn.Module):
         self,
         backbone: Backbone,
         heads: Iterable[PropertyHead],
-        denoising: DenoisingHead | None = None,
+        denoising: DenoisingHead | PairHead | None = None,
+        potentials: Mapping[str, EnergyHead] | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -65,6 +70,7 @@ class AdaptedModel(nn.Module):
                 )
             self.heads[name] = head
         self.denoising = denoising
+        self.potentials = nn.ModuleDict(potentials or {})
 
     @property
     def is_potential(self) -> bool:
@@ -81,8 +87,10 @@ class AdaptedModel(nn.Module):
         return [p for p in self._backbone_module().parameters() if id(p) not in shared]
 
     def head_parameters(self) -> list[nn.Parameter]:
-        """Parameters of the property heads, and of a denoising head where there is one."""
-        heads = [*self.heads.values(), *([self.denoising] if self.denoising else [])]
+        """Parameters of all heads but the backbone's own energy head."""
+        heads: list[nn.Module] = [*self.heads.values(), *self.potentials.values()]
+        if self.denoising is not None:
+            heads.append(self.denoising)
         return [parameter for head in heads for parameter in head.parameters()]
 
     def features(self, graph: Graph) -> Features:
@@ -96,7 +104,7 @@ class AdaptedModel(nn.Module):
         return {name: head(features, graph.batch) for name, head in self.heads.items()}
 
     def energy_forces(
-        self, graph: Graph, *, create_graph: bool = False
+        self, graph: Graph, *, create_graph: bool = False, head: str | None = None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Energy, forces and stress of the pretrained head on the present features.
 
@@ -106,6 +114,8 @@ class AdaptedModel(nn.Module):
             Prepared; made differentiable here.
         create_graph : bool
             Keep forces differentiable, for training.
+        head : str, optional
+            One of `potentials`; default: the backbone's own.
 
         Returns
         -------
@@ -117,6 +127,12 @@ class AdaptedModel(nn.Module):
         TetherError
             When the backbone has no potential.
         """
+        if head is not None:
+            leaf = graph.differentiable()
+            outputs: tuple[Tensor, Tensor, Tensor | None] = self.potentials[head](
+                leaf, self.features(leaf), create_graph=create_graph
+            )
+            return outputs
         if not isinstance(self.backbone, Potential):
             raise TetherError(
                 f"backbone {self.backbone.spec.name!r} has no energy head",

@@ -31,7 +31,7 @@ BACKBONE = TinyBackbone(n_features=16)
 
 def noisy(frames: list[Atoms], *, scale: float = 0.05, seed: int = 0, size: int = 8) -> NoisyStream:
     graph = BACKBONE.prepare(from_ase(frames))
-    return NoisyStream(GraphStream(graph, batch_size=size), scale, seed)
+    return NoisyStream(GraphStream(graph, batch_size=size), (scale,), seed)
 
 
 def model_with_head(n_hidden: int = 16) -> tuple[AdaptedModel, DenoisingHead]:

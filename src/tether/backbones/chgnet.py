@@ -205,6 +205,7 @@ class Chgnet(nn.Module):
             edge=pairs,
             edge_idx=torch.stack([at.idx_i, at.idx_j]),
             edge_distance=distances,
+            edge_vector=vectors,
         )
 
     def _radial(self, distances: Tensor, frequencies: Tensor, cutoff: float) -> Tensor:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from tether.backbones.checkpoint import TETHER_S, is_checkpoint, load_checkpoint
 from tether.errors import TetherError
 
 if TYPE_CHECKING:
@@ -15,6 +17,7 @@ __all__ = ["BACKBONES", "load_backbone"]
 
 #: Name → (what it is, the extra that installs it).
 BACKBONES: dict[str, tuple[str, str]] = {
+    "tether-s": ("pretrained here, molecules of H C N O F, GFN2-xTB; inside the package", "so3lr"),
     "so3lr": ("SO3LR, 530k parameters, molecules of H C N O F P S Cl, PBE0+MBD", "so3lr"),
     "so3krates": ("SO3krates of any size with random weights", "so3lr"),
     "chgnet": ("CHGNet 0.3.0, 400k parameters, crystals of 89 elements, PBE(+U)", "chgnet"),
@@ -36,7 +39,8 @@ def load_backbone(
     Parameters
     ----------
     name : str
-        One of `BACKBONES`, or an entry point of the group ``tether.backbones``.
+        One of `BACKBONES`, the path of a ``.safetensors`` file from `tether pretrain`, or an entry
+        point of the group ``tether.backbones``.
     weights : {"pretrained", "random"}
         Published weights, or the same architecture from a seed.
     seed : int
@@ -57,21 +61,8 @@ def load_backbone(
         For an unknown name or option, or a missing package.
     """
     options = dict(options or {})
-    backbone: Backbone | None = None
     try:
-        match name:
-            case "so3lr" if weights == "pretrained":
-                backbone = _so3lr(options)
-            case "so3lr" | "so3krates":
-                backbone = _so3krates(seed, **options)
-            case "chgnet":
-                backbone = _chgnet(weights, seed, **options)
-            case "sevennet":
-                backbone = _sevennet(weights, seed, **options)
-            case "tensornet":
-                backbone = _tensornet(seed, **options)
-            case "tiny":
-                backbone = _tiny(seed, **options)
+        backbone = _built(name, weights, seed, options)
     except TetherError:
         raise
     except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
@@ -90,6 +81,44 @@ def load_backbone(
         expected=f"one of {', '.join(BACKBONES)}",
         fix="set backbone.name=so3lr, or install the package that brings it",
     )
+
+
+def _built(name: str, weights: str, seed: int, options: dict[str, Any]) -> Backbone | None:
+    backbone: Backbone | None = None
+    match name:
+        case "tether-s":
+            backbone = _own(TETHER_S, weights, seed, options)
+        case _ if is_checkpoint(name):
+            backbone = _own(Path(name), weights, seed, options)
+        case "so3lr" if weights == "pretrained":
+            backbone = _so3lr(options)
+        case "so3lr" | "so3krates":
+            backbone = _so3krates(seed, **options)
+        case "chgnet":
+            backbone = _chgnet(weights, seed, **options)
+        case "sevennet":
+            backbone = _sevennet(weights, seed, **options)
+        case "tensornet":
+            backbone = _tensornet(seed, **options)
+        case "tiny":
+            backbone = _tiny(seed, **options)
+    return backbone
+
+
+def _own(path: Path, weights: str, seed: int, options: dict[str, Any]) -> Backbone:
+    if options:
+        raise TetherError(
+            f"options {options} of backbone '{path.name}'",
+            expected="none: these weights have one size",
+            fix="remove backbone.options",
+        )
+
+    def build(architecture: str, size: dict[str, Any]) -> Backbone:
+        return load_backbone(architecture, weights="random", seed=seed, options=size)
+
+    # A run's file is named by its folder.
+    name = path.stem if path.stem != "backbone" else path.resolve().parent.name
+    return load_checkpoint(path, build, name=name, pretrained=weights == "pretrained")
 
 
 def _so3lr(options: dict[str, Any]) -> Backbone:

@@ -205,6 +205,7 @@ class Sevennet(nn.Module):
             edge=_both_ways(torch.cat(messages, dim=2)),
             edge_idx=torch.stack([pairs.idx_i, pairs.idx_j]),
             edge_distance=distances,
+            edge_vector=vectors,
         )
 
     def _geometry(self, graph: Graph, vectors: Tensor, distances: Tensor) -> PairGeometry:

@@ -174,6 +174,7 @@ class So3krates(nn.Module):
             edge=edge,
             edge_idx=torch.stack([edges.idx_i, edges.idx_j]),
             edge_distance=distances.squeeze(1),
+            edge_vector=-vectors,
         )
 
     def _embed(self, batch: AtomBatch) -> Tensor:

@@ -186,6 +186,7 @@ class Tensornet(nn.Module):
             edge=edge,
             edge_idx=torch.stack([edges.idx_i, edges.idx_j]),
             edge_distance=distances,
+            edge_vector=-vectors,
         )
 
     def blocks(self) -> list[tuple[str, list[nn.Parameter]]]:

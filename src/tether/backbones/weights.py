@@ -150,17 +150,21 @@ def converted_weights(
     return target
 
 
-def copy_weights(tensors: dict[str, Tensor], path: Path, *, package: str) -> None:
-    """Copy a converted file into a network; both must hold the same tensors.
+def copy_weights(
+    tensors: dict[str, Tensor], path: Path, *, package: str, fix: str | None = None
+) -> None:
+    """Copy a file into a network; both must hold the same tensors.
 
     Parameters
     ----------
     tensors : dict of str to Tensor
         Of the network, by name; written in place.
     path : Path
-        From `converted_weights`.
+        From `converted_weights`, or of a backbone of our own.
     package : str
         Distribution and version that brings the weights.
+    fix : str, optional
+        What to do where they differ; default: install that package, and convert again.
 
     Raises
     ------
@@ -175,7 +179,7 @@ def copy_weights(tensors: dict[str, Tensor], path: Path, *, package: str) -> Non
         raise TetherError(
             f"weights and network differ in {len(unknown)} tensors, for example {unknown[0]}",
             expected=f"the tensors of {package.replace('==', ' ')}",
-            fix=f"pip install '{package}' and delete {path.parent}",
+            fix=fix or f"pip install '{package}' and delete {path.parent}",
         )
     with torch.no_grad():
         for name, tensor in tensors.items():

@@ -29,8 +29,8 @@ _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 #: Verb → what `tether --help` says. Each lives in ``tether/cli/<verb>.py``; the heavy imports
 #: happen inside the commands, so that help and errors come at once.
 VERBS = (
-    "prepare", "split", "label", "adapt", "compare", "bench", "predict", "collapse", "report",
-    "list", "doctor",
+    "prepare", "split", "label", "pretrain", "adapt", "compare", "bench", "predict", "collapse",
+    "report", "list", "doctor",
 )  # fmt: skip
 
 

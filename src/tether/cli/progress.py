@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tether.jobs import Job
     from tether.run import Run
 
-__all__ = ["print_run", "run_progress"]
+__all__ = ["print_run", "run_progress", "step_progress"]
 
 #: Without a terminal a line is printed each time a run has done another part of this size.
 PLAIN_PARTS = 10
@@ -52,15 +52,7 @@ def run_progress(
     done: dict[str, int] = {}
     parts: dict[str, int] = {}
     bars: dict[str, Any] = {}
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    ) as progress:
+    with _bars(console) as progress:
         overall = progress.add_task("all runs", total=total, visible=len(jobs) > 1)
 
         def report(job: Job, steps: int, state: str) -> None:
@@ -77,6 +69,49 @@ def run_progress(
                 console.print(f"{name}: {steps}/{n_steps} property steps, {state}")
 
         yield report
+
+
+@contextmanager
+def step_progress(name: str, n_steps: int, *, console: Console) -> Iterator[Callable[[int], None]]:
+    """A bar for the steps of one training, or plain lines in a log file.
+
+    Parameters
+    ----------
+    name : str
+        Stands before the bar.
+    n_steps : int
+        Of all.
+    console : Console
+        Where to draw.
+
+    Yields
+    ------
+    callable
+        To be called with the steps so far.
+    """
+    with _bars(console) as progress:
+        bar, part = progress.add_task(name, total=n_steps), -1
+
+        def advance(steps: int) -> None:
+            nonlocal part
+            progress.update(bar, completed=steps)
+            if not console.is_terminal and PLAIN_PARTS * steps // n_steps != part:
+                part = PLAIN_PARTS * steps // n_steps
+                console.print(f"{name}: {steps}/{n_steps} steps")
+
+        yield advance
+
+
+def _bars(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
 
 
 def print_run(run: Run, metrics: dict[str, Any], console: Console) -> None:

@@ -12,10 +12,10 @@ from tether.errors import TetherError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tether.data.loader import GraphStream
     from tether.graph import Graph
     from tether.model import AdaptedModel
     from tether.structures import AtomBatch
+    from tether.tasks.task import Stream
 
 __all__ = ["ForceFieldTask", "force_scale"]
 
@@ -42,14 +42,17 @@ class ForceFieldTask:
         Of the three terms.
     name : str
         In logs.
+    head : str or None
+        One of the model's `potentials`; None: the backbone's own.
     """
 
-    stream: GraphStream
+    stream: Stream
     scale: float
     force_weight: float = 1.0
     energy_weight: float = 1.0
     stress_weight: float = 1.0
     name: str = "forcefield"
+    head: str | None = None
 
     def loss(self, model: AdaptedModel, graph: Graph) -> Tensor:
         """Loss of one batch, differentiable twice.
@@ -66,7 +69,7 @@ class ForceFieldTask:
         Tensor
             Scalar.
         """
-        energy, forces, stress = model.energy_forces(graph, create_graph=True)
+        energy, forces, stress = model.energy_forces(graph, create_graph=True, head=self.head)
         batch = graph.batch
         force_error = (forces - batch.atom_labels["forces"].to(forces.dtype)).norm(dim=-1).mean()
         loss: Tensor = self.force_weight * force_error / self.scale

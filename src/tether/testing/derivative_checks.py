@@ -116,7 +116,8 @@ def check_detached(probe: Probe) -> Measured:
         named = {"forces": forces, "stress": stress}
         attached += [n for n, v in named.items() if v is not None and v.requires_grad]
     features = probe.features(batch)
-    tensors = [features.node, *features.layers, features.edge, features.edge_distance]
+    edges = (features.edge, features.edge_distance, features.edge_vector)
+    tensors = [features.node, *features.layers, *edges]
     if any(v is not None and v.requires_grad for v in tensors):
         attached.append("features in no_grad")
     return Measured(len(attached), tolerances.EXACT.float64, ", ".join(attached))

@@ -150,6 +150,7 @@ def _shapes(probe: Probe, batch: AtomBatch) -> list[tuple[str, object, object]]:
         rows += [
             ("edge_idx", shape(features.edge_idx), (2, n_edges)),
             ("edge_distance", shape(features.edge_distance), (n_edges,)),
+            ("edge_vector", shape(features.edge_vector), (n_edges, 3)),
         ]
     if probe.has_potential:
         energy, forces, stress = probe.backbone.energy_forces(graph, features)

@@ -183,6 +183,7 @@ class TinyBackbone(nn.Module):
             edge=both * envelope,
             edge_idx=torch.stack([edges.idx_i, edges.idx_j]),
             edge_distance=distances.squeeze(1),
+            edge_vector=vectors,
         )
 
     def blocks(self) -> list[tuple[str, list[nn.Parameter]]]:

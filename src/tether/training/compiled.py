@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from tether.errors import TetherError
 from tether.graph import Angles, Edges, Graph
 from tether.structures import AtomBatch
+from tether.tasks.denoising import DenoisingTask
 from tether.tasks.forcefield import ForceFieldTask
 from tether.tasks.property import PropertyTask
 
@@ -63,7 +64,7 @@ def find_compiler() -> str:
 
 
 def can_compile(task: Task) -> bool:
-    """Whether the loss is a function of weights and batch alone, with no noise or teacher in it.
+    """Whether the loss is a function of weights and batch alone, with no teacher in it.
 
     Parameters
     ----------
@@ -73,9 +74,9 @@ def can_compile(task: Task) -> bool:
     Returns
     -------
     bool
-        True for properties and the force field.
+        True for properties, the force field and denoising, whose noise comes with the batch.
     """
-    return isinstance(task, (PropertyTask, ForceFieldTask))
+    return isinstance(task, (PropertyTask, ForceFieldTask, DenoisingTask))
 
 
 class CompiledLoss:

@@ -185,7 +185,7 @@ class _Request:
             "recipe": self.recipe.identity(),
             "seed": self.seed,
             "settings": self.effective_settings.identity(),
-            "backbone": asdict(self.backbone),
+            "backbone": self.backbone.identity(),
             "head": asdict(self.head),
             "targets": list(self.inputs.targets),
             "data": data.fingerprints(),

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tether.backbones.checkpoint import is_checkpoint
 from tether.data.store import Store
 from tether.errors import TetherError
 from tether.splits.split import Split
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tether.heads.readout import Pooling
     from tether.recipe import Recipe
 
@@ -32,6 +33,20 @@ class BackboneChoice:
 
     name: str = "so3lr"
     options: dict[str, Any] | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """What tells its runs from others: of a file, its content too.
+
+        Returns
+        -------
+        dict
+            Fields by name.
+        """
+        if not is_checkpoint(self.name):
+            return asdict(self)
+        path = Path(self.name)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+        return {**asdict(self), "sha256": digest}
 
 
 @dataclass(frozen=True)

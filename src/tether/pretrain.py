@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -194,7 +194,7 @@ class _Request:
             "objective": self.objective.identity(),
             "seed": self.seed,
             "settings": self.settings.identity(),
-            "backbone": asdict(self.backbone),
+            "backbone": self.backbone.identity(),
             "weights": self.weights,
             "datasets": sets,
             **{name: Store.open(path).fingerprint for name, path in others.items() if path},

@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+#: Tasks below which a mean over them is given without an interval.
+FEWEST_TASKS = 5
 START, END = "<!-- results:", "<!-- end of results -->"
 
 
@@ -128,6 +130,11 @@ def _oracle(task: dict[str, Any]) -> str:
 
 def _over_tasks(row: dict[str, Any]) -> str:
     where = "ID" if row["subset"] == "test/id" else "OOD"
+    if row["n_tasks"] < FEWEST_TASKS:  # no interval, and no test, worth reading
+        return (
+            f"- {where}: `{row['method']}` better than `{row['reference']}` on {row['n_better']} "
+            f"of {row['n_tasks']} tasks."
+        )
     return (
         f"- {where}, over {row['n_tasks']} tasks: `{row['method']}` against `{row['reference']}` "
         f"{_percent(row)}, better on {row['n_better']}, p = {row['p_holm']:.2g} (Wilcoxon, Holm)."

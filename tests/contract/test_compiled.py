@@ -11,10 +11,13 @@ from ase.build import bulk, molecule
 
 from tether.backbones.load import load_backbone
 from tether.data.loader import GraphStream
+from tether.heads.denoising import DenoisingHead
+from tether.heads.pair import PairHead
 from tether.heads.readout import PropertyHead
 from tether.model import AdaptedModel
 from tether.structures import from_ase
 from tether.targets import Target
+from tether.tasks.denoising import DenoisingTask, NoisyStream
 from tether.tasks.forcefield import ForceFieldTask
 from tether.training.compiled import CompiledLoss
 
@@ -66,3 +69,31 @@ def test_the_trace_is_the_loss(name: str, monkeypatch: pytest.MonkeyPatch) -> No
             assert (ours is None) == (plain is None)
             if ours is not None:
                 torch.testing.assert_close(ours, plain, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["pair", "gradient"])
+@pytest.mark.parametrize("structures", [MOLECULES, CRYSTALS], ids=["molecules", "crystals"])
+def test_the_trace_of_denoising_is_the_loss(
+    kind: str, structures: list[Atoms], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", lambda traced, **_: traced)
+    backbone = load_backbone("tiny", options={"n_features": 8})
+    pair = PairHead(8, cutoff=4.0, conditioned=True)
+    head = pair if kind == "pair" else DenoisingHead(8, n_hidden=8)
+    model = AdaptedModel(backbone, [], head)
+
+    def task_of(chosen: list[Atoms]) -> DenoisingTask:
+        stream = GraphStream(labelled(backbone, chosen), batch_size=len(chosen))
+        return DenoisingTask(NoisyStream(stream, (0.05, 0.1), strain=0.02), head)
+
+    compiled = CompiledLoss(model, task_of(structures))
+    for step, chosen in enumerate((structures, structures[:2], [*structures, structures[0]])):
+        task = task_of(chosen)
+        batch = task.stream.batch(step)
+        losses = compiled(batch), task.loss(model, batch)
+        assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-5)
+        moving = [p for p in head.parameters() if p.requires_grad]
+        for ours, plain in zip(
+            *(torch.autograd.grad(loss, moving) for loss in losses), strict=True
+        ):
+            torch.testing.assert_close(ours, plain, rtol=1e-3, atol=1e-4)

@@ -4,7 +4,7 @@
 # A stage whose result is there is skipped, and a killed comparison continues: run it again at will.
 set -euo pipefail
 backbone=${DEMO_BACKBONE:-so3lr}
-out=${DEMO_FOLDER:-demo}
+out=${DEMO_FOLDER:-demo${DEMO_BACKBONE:+-$DEMO_BACKBONE}}
 run() { printf '\n\033[1m$ tether %s\033[0m\n' "$*"; tether "$@"; }
 
 mkdir -p "$out"

@@ -24,7 +24,7 @@ __all__ = ["Config", "load_config"]
 
 
 class BackboneConfig(Closed):
-    """``backbone:`` name and size."""
+    """``backbone:`` name and size; ``{seed}`` in the name stands for the seed of a run."""
 
     name: str = "so3lr"
     options: dict[str, Any] = Field(default_factory=dict)
@@ -165,6 +165,8 @@ class Config(Closed):
         if isinstance(entry, dict):
             entry = dict(entry)
             backbone = _pop_backbone(entry) or backbone
+        name = backbone.name.replace("{seed}", str(seed))
+        backbone = backbone.model_copy(update={"name": name})
         return self.model_copy(
             update={"recipes": (entry,), "outside": (), "seeds": (seed,), "backbone": backbone}
         )

@@ -80,6 +80,14 @@ def test_a_recipe_can_have_a_backbone_of_its_own() -> None:
     assert [job.config.backbone.name for job in jobs[:2]] == [config.backbone.name, "tiny"]
 
 
+def test_the_seed_in_a_backbones_name() -> None:
+    other = "{base: full, name: own, backbone: {name: 'made-{seed}/backbone.safetensors'}}"
+    config = load_config(None, [*BASE, f"recipes=[full, {other}]", "seeds=[0, 4]"])
+    names = [job.config.backbone.name for job in plan(config, Path("out"))]
+    assert names[1::2] == ["made-0/backbone.safetensors", "made-4/backbone.safetensors"]
+    assert set(names[::2]) == {config.backbone.name}
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -70,6 +70,18 @@ def test_placeholders_make_tasks_and_each_command_once(workspace: Any, tmp_path:
     assert labels[:4] == ["a/scratch-s0", "a/full-s0", "a/strong-s0", "a/scratch-s1"]
 
 
+def test_a_backbone_is_made_when_its_run_is_complete(workspace: Any, tmp_path: Path) -> None:
+    made = f"pretrain 'datasets=[{{{{store: {workspace.auxiliary}}}}}]' --out {{out}}/made"
+    (stage,) = load_suite(
+        _write(tmp_path, _content(workspace, stages=[made])), out=tmp_path / "suite"
+    ).stages
+    assert stage.arguments[1] == f"datasets=[{{store: {workspace.auxiliary}}}]"
+    stage.out.mkdir(parents=True)  # a run that was begun
+    assert not stage.is_done
+    (stage.out / "metrics.json").write_text("{}")
+    assert stage.is_done
+
+
 def test_a_part_of_a_suite(workspace: Any, tmp_path: Path) -> None:
     path = _write(tmp_path, _content(workspace))
     some = load_suite(path, out=tmp_path, recipes=["strong"], overrides=["seeds=[3]"])

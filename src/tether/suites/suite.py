@@ -33,14 +33,15 @@ from pydantic import Field
 from tether.closed import Closed, apply_override, checked, read_yaml
 from tether.config import Config
 from tether.errors import TetherError
+from tether.run import Run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 __all__ = ["Stage", "Suite", "Task", "load_suite", "suite_names"]
 
-#: Verbs that a stage may use: those that make data.
-STAGE_VERBS = ("prepare", "split", "label")
+#: Verbs that a stage may use: those that make data, or backbones.
+STAGE_VERBS = ("prepare", "split", "label", "pretrain")
 _FOLDER = files(__package__)
 
 
@@ -81,7 +82,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Stage:
-    """A command that makes data.
+    """A command that makes data, or a backbone.
 
     Attributes
     ----------
@@ -96,8 +97,8 @@ class Stage:
 
     @property
     def is_done(self) -> bool:
-        """Whether its result is there; every command writes it in one step, at its end."""
-        return self.out.exists()
+        """Whether its result is there: a file is written in one step, at the end."""
+        return Run(self.out).is_complete if self.arguments[0] == "pretrain" else self.out.exists()
 
 
 @dataclass(frozen=True)

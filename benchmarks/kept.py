@@ -1,6 +1,7 @@
 """Finished runs that are kept in ``benchmarks/results/``, so that a benchmark takes many sittings.
 
-Weights are left out: what stays is what the numbers are made from.
+Adapted weights are left out: what stays is what the numbers are made from. Pretrained backbones stay:
+they are small, and runs are made from them.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ KEPT = (
     *("metrics.json", "predictions.parquet", "provenance.json", "config.yaml", "log.jsonl"),
     "state/identity.json",
 )
+#: The same of a pretraining.
+KEPT_BACKBONE = tuple("backbone.safetensors" if n == "predictions.parquet" else n for n in KEPT)
 
 
 def tether(*arguments: str) -> None:
@@ -29,7 +32,7 @@ def tether(*arguments: str) -> None:
 
 
 def copy_runs(source: Path, destination: Path) -> int:
-    """Copy the finished runs of a comparison, or of each task of a suite, where they are not yet.
+    """Copy the finished runs of a comparison, or of a suite with its backbones, where not yet there.
 
     Parameters
     ----------
@@ -42,10 +45,12 @@ def copy_runs(source: Path, destination: Path) -> int:
         Runs copied.
     """
     copied = 0
-    for run in sorted([*source.glob("runs/*"), *source.glob("*/runs/*")]):
+    made = [path.parent for path in source.glob("*/backbone.safetensors")]
+    for run in sorted([*made, *source.glob("runs/*"), *source.glob("*/runs/*")]):
         copy = destination / run.relative_to(source)
-        names = [name for name in KEPT if (run / name).exists()]
-        if (copy / "metrics.json").exists() or not _is_whole(run, names):
+        wanted = KEPT_BACKBONE if run in made else KEPT
+        names = [name for name in wanted if (run / name).exists()]
+        if (copy / "metrics.json").exists() or not _is_whole(run, names, wanted):
             continue
         for name in reversed(names):  # metrics.json last: with it, a run counts as finished
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
@@ -54,9 +59,9 @@ def copy_runs(source: Path, destination: Path) -> int:
     return copied
 
 
-def _is_whole(run: Path, names: list[str]) -> bool:
-    """Whether all of `KEPT` is there; a fit of an outside model has no configuration of its own."""
-    missing = set(KEPT) - set(names)
+def _is_whole(run: Path, names: list[str], wanted: tuple[str, ...]) -> bool:
+    """Whether all is there that is wanted; a fit of an outside model has no configuration."""
+    missing = set(wanted) - set(names)
     if missing == {"config.yaml"}:
         return "recipe" not in json.loads((run / "state" / "identity.json").read_text())
     return not missing

@@ -1,7 +1,7 @@
 """Finished runs that are kept in ``benchmarks/results/``, so that a benchmark takes many sittings.
 
-Adapted weights are left out: what stays is what the numbers are made from. Pretrained backbones stay:
-they are small, and runs are made from them.
+Adapted weights are left out: what stays is what the numbers are made from. Pretrained backbones
+stay: they are small, and runs are made from them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def tether(*arguments: str) -> None:
 
 
 def copy_runs(source: Path, destination: Path) -> int:
-    """Copy the finished runs of a comparison, or of a suite with its backbones, where not yet there.
+    """Copy the finished runs of a comparison, or of a suite with its backbones, not yet there.
 
     Parameters
     ----------

@@ -247,8 +247,7 @@ def label_structures(
 ) -> LabelReport:
     """Make off-equilibrium geometries of structures, label them, and write one store.
 
-    A call that was killed goes on when it is repeated with the same arguments. The store depends
-    neither on that nor on who labels: how many workers, of which kind, and which of them died.
+    A killed call goes on when it is repeated. Neither that nor who labels changes the store.
 
     Parameters
     ----------
@@ -257,8 +256,7 @@ def label_structures(
     with_ : {"pseudo", "gfn2-xtb"}
         Labels of a pretrained potential, or of GFN2-xTB by tblite.
     out : path
-        The store. ``<out>.failures.json`` lists what is not in it; ``<out>.parts`` holds
-        finished chunks until all are.
+        The store. Beside it ``.failures.json``: what is not in it, and ``.parts`` until it is done.
     backbone : Backbone and Potential, or str
         For "pseudo"; a name is loaded in every worker.
     sampling : Sampling, optional
@@ -266,13 +264,13 @@ def label_structures(
     seed : int
         Of all random streams.
     max_force : float
-        eV/Å; geometries with a larger force on any atom are left out and listed.
+        eV/Å; geometries with a larger force on an atom are left out.
     indices : sequence of int, optional
         Rows of a store; default all.
     workers : int, optional
         Processes of one thread each; default one a core; 0: this one, as on an accelerator.
     ray : str, optional
-        Label by Ray instead: "local" (on this machine), "auto" or the address of a cluster.
+        Label by Ray instead: "local", "auto" or an address, see `labels.cluster.ray_workers`.
     chunk_size : int
         Structures between two writes: what a kill may cost for each worker.
     max_atoms : int
@@ -288,12 +286,11 @@ def label_structures(
     Raises
     ------
     TetherError
-        For bad arguments, a missing package, an `out` that exists, parts of another call, or
-        when no structure could be labelled.
+        For bad arguments, a missing package, an `out` that exists, parts of another call, no label.
     """
     began, out = time.monotonic(), Path(out)
-    settings = Settings(with_, sampling or Sampling(), seed, max_force, max_atoms)
     _check_arguments(source, indices, chunk_size, max_force)
+    settings = Settings(with_, sampling or Sampling(), seed, max_force, max_atoms)
     origin = _origin(with_, backbone)
     metadata = _metadata(settings, origin)
     with _open_workers(workers, origin, ray) as crew:

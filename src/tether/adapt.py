@@ -50,6 +50,8 @@ __all__ = [
 
 #: Structures of the held-out force-field set looked at during validation; all of them at the end.
 N_WATCHED = 64
+#: Bytes of node features up to which a run with a frozen backbone computes them once, in advance.
+MAX_FEATURES = 2**31
 
 
 def adapt(
@@ -110,13 +112,14 @@ def adapt(
         ready.data.split.to_json(run.split)
         write_json(run.provenance, _provenance(ready))
     before = _errors_before(model, ready.held_out, recipe, run)
+    ready, effective = _settled(ready, request)
     start = backbone_weights(model) if recipe.averaging == "wise" else {}
     progress = train(
         model,
         ready.tasks,
         groups=anchored(recipe.build_movement(seed).apply(model), recipe.anchor),
         balance=build_balance(recipe, ready.tasks, model, seed=seed),
-        settings=request.effective_settings,
+        settings=effective,
         averaging=recipe.averaging != "none",
         validate=lambda m: _validate(m, ready, settings, watch),
         run=run,
@@ -198,6 +201,7 @@ class _Ready:
 
     data: OpenedInputs
     model: AdaptedModel
+    train: Graph
     judged: dict[str, Graph]
     held_out: Graph | None
     tasks: list[Task]
@@ -258,7 +262,33 @@ def _prepare(request: _Request) -> _Ready:
         settings=request.effective_settings,
         seed=request.seed,
     )
-    return _Ready(data, model, judged, held_out, tasks, check)
+    return _Ready(data, model, train_graph, judged, held_out, tasks, check)
+
+
+def _settled(ready: _Ready, request: _Request) -> tuple[_Ready, TrainingSettings]:
+    """With a frozen backbone, features instead of graphs: then a step is one of the heads alone.
+
+    Such a recipe has no task but the property. A run too short to see each structure gains nothing.
+    """
+    model, settings = ready.model, request.effective_settings
+    n_atoms = sum(graph.batch.n_atoms for graph in (ready.train, *ready.judged.values()))
+    size = 4 * n_atoms * model.backbone.spec.n_features
+    short = settings.property_steps * settings.batch_size < ready.train.n_systems
+    if request.recipe.movement != "frozen" or short or size > MAX_FEATURES:
+        return ready, settings
+    train = model.with_features(ready.train)
+    judged = {name: model.with_features(graph) for name, graph in ready.judged.items()}
+    tasks, _ = build_tasks(
+        model,
+        train,
+        auxiliary=None,
+        recipe=request.recipe,
+        settings=settings,
+        seed=request.seed,
+    )
+    # Nothing is left that a compiler could gain on.
+    settled = replace(ready, train=train, judged=judged, tasks=tasks)
+    return settled, replace(settings, compile=False)
 
 
 def _errors_before(

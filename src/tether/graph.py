@@ -89,12 +89,15 @@ class Graph:
     leaves : tuple of Tensor or None
         After `differentiable`: the positions (n_atoms, 3) and the strain (n_systems, 3, 3) that
         forces and stress are derivatives with respect to.
+    features : Tensor or None, shape (n_atoms, n_features)
+        Node features of a backbone that will not change, see `AdaptedModel.with_features`.
     """
 
     batch: AtomBatch
     edges: Mapping[str, Edges]
     leaves: tuple[Tensor, Tensor] | None = None
     angles: Mapping[str, Angles] = field(default_factory=dict)
+    features: Tensor | None = None
 
     @property
     def n_systems(self) -> int:
@@ -123,7 +126,10 @@ class Graph:
             name: value.select(idx, self.edges[name].ptr, edges[name].ptr)
             for name, value in self.angles.items()
         }
-        return Graph(batch, edges, angles=angles)
+        features = self.features
+        if features is not None:
+            features = features[ragged_indices(self.batch.ptr, idx)[0]]
+        return Graph(batch, edges, angles=angles, features=features)
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -139,7 +145,8 @@ class Graph:
             name: Angles(a.first.to(device), a.second.to(device), a.ptr.to(device))
             for name, a in self.angles.items()
         }
-        return Graph(self.batch.to(device, dtype), edges, angles=angles)
+        features = None if self.features is None else self.features.to(device, dtype)
+        return Graph(self.batch.to(device, dtype), edges, angles=angles, features=features)
 
     def differentiable(self) -> Graph:
         """The same graph, ready for forces and stress by derivative.
@@ -148,14 +155,17 @@ class Graph:
         -------
         Graph
             Positions and cells depend on the two `leaves`, a fresh copy of the positions and a
-            zero strain.
+            zero strain; there are no features, which would not.
         """
         positions = self.batch.positions.detach().clone().requires_grad_()
         strain = torch.zeros_like(self.batch.cell).requires_grad_()
         if not self.batch.is_periodic:
             # Without a cell the strain is not computed: stress has no meaning there.
             return replace(
-                self, batch=self.batch.with_geometry(positions), leaves=(positions, strain)
+                self,
+                batch=self.batch.with_geometry(positions),
+                leaves=(positions, strain),
+                features=None,
             )
         symmetric = 0.5 * (strain + strain.transpose(1, 2))
         per_atom = symmetric.index_select(0, self.batch.system_idx)
@@ -165,6 +175,7 @@ class Graph:
             self,
             batch=self.batch.with_geometry(strained, cell),
             leaves=(positions, strain),
+            features=None,
         )
 
     def vectors(self, name: str) -> Tensor:

@@ -11,6 +11,8 @@ from tether.backbones.protocol import Potential
 from tether.data.pieces import pieces
 from tether.errors import TetherError
 from tether.extract import fingerprints
+from tether.features import Features
+from tether.graph import Graph
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, MutableMapping
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from tether.backbones.protocol import Backbone
-    from tether.features import Features
-    from tether.graph import Graph
     from tether.heads.denoising import DenoisingHead
     from tether.heads.energy import EnergyHead
     from tether.heads.pair import PairHead
@@ -93,8 +93,29 @@ class AdaptedModel(nn.Module):
             heads.append(self.denoising)
         return [parameter for head in heads for parameter in head.parameters()]
 
+    @torch.no_grad()
+    def with_features(self, graph: Graph, *, batch_size: int = 64) -> Graph:
+        """The structures with their node features, for a backbone that stays as it is.
+
+        Parameters
+        ----------
+        graph : Graph
+            Prepared structures.
+        batch_size : int
+            Structures at a time.
+
+        Returns
+        -------
+        Graph
+            Heads read it as before. It has no edges, so that no backbone can be run on it.
+        """
+        parts = [self.features(piece).node for piece in _pieces(graph, batch_size)]
+        return Graph(graph.batch, {}, features=torch.cat(parts))
+
     def features(self, graph: Graph) -> Features:
-        """Backbone features of a prepared graph."""
+        """Backbone features of a prepared graph; those that it has, where it has some."""
+        if graph.features is not None:
+            return Features(node=graph.features)
         features: Features = self._backbone_module()(graph)
         return features
 

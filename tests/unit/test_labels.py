@@ -4,7 +4,6 @@ import itertools
 import json
 import multiprocessing
 import os
-import pickle
 import re
 import signal
 import subprocess
@@ -29,12 +28,11 @@ from tether.errors import TetherError
 from tether.features import Features
 from tether.graph import Graph, neighbour_edges
 from tether.heads.derivative import forces_stress
-from tether.labels import pool
 from tether.labels.failure import Failure
 from tether.labels.label import LabelReport, Sampling, label_structures
 from tether.labels.pseudo import potential_calculator, pseudo_label
-from tether.labels.shards import chunk_key, open_parts, read_shard, write_shard
-from tether.labels.worker import ChunkResult, ChunkTask, Settings, with_labels
+from tether.labels.shards import chunk_key, open_parts, pack_shard, read_shard, write_shard
+from tether.labels.worker import with_labels
 from tether.labels.xtb import XtbLabel, xtb_calculator, xtb_label
 from tether.structures import AtomBatch, collate, from_ase, to_ase
 from tether.testing.tiny import TinyBackbone
@@ -268,7 +266,7 @@ def test_shard_round_trip(tmp_path: Path) -> None:
     batch = molecules("H2O", "CH4")
     batch = with_labels(batch, torch.tensor([1.0, -2.0]).double(), batch.positions * 2)
     failures = [Failure("ä/displace-0", "why not", 31.5), Failure("b", "no")]
-    write_shard(tmp_path / "s.npz", batch, failures)
+    write_shard(tmp_path / "s.npz", pack_shard(batch, failures))
     read, found = read_shard(tmp_path / "s.npz")
     assert found == failures
     assert read.ids == batch.ids
@@ -276,8 +274,7 @@ def test_shard_round_trip(tmp_path: Path) -> None:
     assert chunk_key(read) == chunk_key(batch)
     assert chunk_key(read) != chunk_key(read.select([1, 0]))
     empty = with_labels(batch.select([]), torch.empty(0), torch.empty(0, 3))
-    write_shard(tmp_path / "e.npz", empty, [])
-    assert read_shard(tmp_path / "e.npz")[0].n_systems == 0
+    assert read_shard(pack_shard(empty, []))[0].n_systems == 0
 
 
 def test_parts_refuse_other_parameters(tmp_path: Path) -> None:
@@ -441,30 +438,6 @@ def test_a_worker_that_is_killed_costs_nothing(reference: Store, tmp_path: Path)
     label(tmp_path / "x.arrow", workers=1, progress=kill_one)
     assert killed
     assert Store.open(tmp_path / "x.arrow").fingerprint == reference.fingerprint
-
-
-def test_a_structure_that_kills_its_worker_is_listed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def alone(task: ChunkTask, backbone: object) -> ChunkResult | None:
-        batch = pickle.loads(task.batch)
-        if "CH4" in batch.ids:
-            return None  # as if the process had died
-        write_shard(
-            task.path, with_labels(batch, torch.zeros(batch.n_systems), batch.positions), []
-        )
-        return ChunkResult(batch.n_systems, batch.n_systems, 0)
-
-    monkeypatch.setattr(pool, "_alone", alone)
-    settings = Settings("gfn2-xtb", Sampling(), 0, 30.0, 100)
-    path = tmp_path / "0000000-abc.npz"
-    result = pool._isolated(ChunkTask(pickle.dumps(molecules()), settings, path), None)
-    labelled, failures = read_shard(path)
-    assert result == ChunkResult(len(NAMES), len(NAMES) - 1, 1)
-    assert "CH4" not in labelled.ids
-    assert [f.id for f in failures] == ["CH4"]
-    assert "worker process died" in failures[0].reason
-    assert list(tmp_path.iterdir()) == [path]
 
 
 @has_tblite

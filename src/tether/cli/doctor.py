@@ -22,6 +22,7 @@ _OPTIONAL = {
     "sevenn": ("backbone sevennet", "sevennet"),
     "qm9pack": ("the QM9 data set", "qm9"),
     "tblite": ("GFN2-xTB labels", "xtb"),
+    "ray": ("labels by a cluster", "ray"),
     "torchjd": ("balance surgery", "surgery"),
     "openTSNE": ("t-SNE pictures of features", "collapse"),
     "ot": ("exact Wasserstein distances", "collapse"),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager
+import sys
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -43,6 +44,9 @@ def label_command(
     workers: Annotated[
         int | None, typer.Option(help="Processes; default one a core, 0: this process.")
     ] = None,
+    ray: Annotated[
+        str | None, typer.Option(help="Label by Ray: local, auto, or a cluster's address.")
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
 ) -> None:
@@ -66,7 +70,8 @@ def label_command(
     if dry_run:
         _print_plan(opened, indices, chosen, with_=with_, out=out, as_json=json_)
         return
-    with _progress(len(indices), chosen.n_geometries) as progress:
+    # Ray tells of workers that died on the output, which is for the report.
+    with redirect_stdout(sys.stderr), _progress(len(indices), chosen.n_geometries) as progress:
         report = label_structures(
             opened,
             with_=labeller,
@@ -77,6 +82,7 @@ def label_command(
             max_force=max_force,
             indices=indices,
             workers=workers,
+            ray=ray,
             progress=progress,
         )
     if json_:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
@@ -17,15 +18,18 @@ from tether.data.pieces import StructureSource, pieces
 from tether.data.store import write_store
 from tether.errors import TetherError
 from tether.labels.chunking import Chunks, Merge
-from tether.labels.pool import n_cores, run_tasks
+from tether.labels.cluster import ray_workers
+from tether.labels.dispatch import Workers, run_tasks
+from tether.labels.pool import ThisProcess, n_cores, pool
 from tether.labels.pseudo import PseudoLabeller, require_potential
 from tether.labels.shards import Parts, open_parts
-from tether.labels.worker import ChunkResult, Labeller, Sampling, Settings, run_task
+from tether.labels.worker import ChunkResult, Labeller, Sampling, Settings
 from tether.labels.xtb import xtb_version
 from tether.serialization import write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     from tether.labels.failure import Failure
     from tether.structures import AtomBatch
@@ -172,29 +176,36 @@ def _on_cpu(backbone: PseudoLabeller) -> bool:
     return all(parameter.device.type == "cpu" for parameter in parameters)
 
 
-def _plan_workers(workers: int | None, origin: _Origin) -> tuple[int, bytes | str | None]:
-    # Number of processes (0: this one) and what they load the backbone from.
-    if workers is not None and workers < 0:
+def _open_workers(
+    workers: int | None, origin: _Origin, ray: str | None
+) -> AbstractContextManager[Workers]:
+    least = 0 if ray is None else 1
+    if workers is not None and workers < least:
         raise TetherError(
-            f"`workers` is {workers}", expected="0 or more", fix="leave it out to use all cores"
+            f"`workers` is {workers}",
+            expected=f"{least} or more",
+            fix="leave it out to use all cores",
         )
+    backbone = origin.payload
+    if origin.backbone is not None and backbone is None and workers != 0:
+        try:
+            if not _on_cpu(origin.backbone):
+                # Handled below together with what pickle raises.
+                raise TypeError("it is not on the CPU")  # noqa: TRY301
+            backbone = pickle.dumps(origin.backbone)
+        except (pickle.PicklingError, TypeError, AttributeError, RuntimeError) as error:
+            if workers is not None or ray is not None:
+                raise TetherError(
+                    f"the backbone cannot be sent to worker processes ({error})",
+                    expected="a backbone on the CPU that pickles, or its name",
+                    fix="set workers=0 to label in this process",
+                ) from error
+            workers = 0
+    if ray is not None:
+        return ray_workers(ray, n=workers, backbone=backbone)
     if workers == 0:
-        return 0, None
-    if origin.backbone is None or origin.payload is not None:
-        return workers or n_cores(), origin.payload
-    try:
-        if not _on_cpu(origin.backbone):
-            # Handled below together with what pickle raises.
-            raise TypeError("it is not on the CPU")  # noqa: TRY301
-        return workers or n_cores(), pickle.dumps(origin.backbone)
-    except (pickle.PicklingError, TypeError, AttributeError, RuntimeError) as error:
-        if workers is None:
-            return 0, None
-        raise TetherError(
-            f"the backbone cannot be sent to {workers} worker processes ({error})",
-            expected="a backbone on the CPU that pickles, or its name",
-            fix="set workers=0 to label in this process",
-        ) from error
+        return nullcontext(ThisProcess(origin.backbone))
+    return pool(workers or n_cores(), backbone)
 
 
 def _finish(
@@ -229,14 +240,14 @@ def label_structures(
     max_force: float = 30.0,
     indices: Sequence[int] | None = None,
     workers: int | None = None,
+    ray: str | None = None,
     chunk_size: int = 32,
     max_atoms: int = 2000,
     progress: Callable[[int, int, int], None] | None = None,
 ) -> LabelReport:
     """Make off-equilibrium geometries of structures, label them, and write one store.
 
-    A call that was killed goes on when it is repeated with the same arguments. The store depends
-    neither on that nor on the number of workers.
+    A killed call goes on when it is repeated. Neither that nor who labels changes the store.
 
     Parameters
     ----------
@@ -245,8 +256,7 @@ def label_structures(
     with_ : {"pseudo", "gfn2-xtb"}
         Labels of a pretrained potential, or of GFN2-xTB by tblite.
     out : path
-        The store. ``<out>.failures.json`` lists what is not in it; ``<out>.parts`` holds
-        finished chunks until all are.
+        The store. Beside it ``.failures.json``: what is not in it, and ``.parts`` until it is done.
     backbone : Backbone and Potential, or str
         For "pseudo"; a name is loaded in every worker.
     sampling : Sampling, optional
@@ -254,11 +264,13 @@ def label_structures(
     seed : int
         Of all random streams.
     max_force : float
-        eV/Å; geometries with a larger force on any atom are left out and listed.
+        eV/Å; geometries with a larger force on an atom are left out.
     indices : sequence of int, optional
         Rows of a store; default all.
     workers : int, optional
         Processes of one thread each; default one a core; 0: this one, as on an accelerator.
+    ray : str, optional
+        Label by Ray instead: "local", "auto" or an address, see `labels.cluster.ray_workers`.
     chunk_size : int
         Structures between two writes: what a kill may cost for each worker.
     max_atoms : int
@@ -274,18 +286,17 @@ def label_structures(
     Raises
     ------
     TetherError
-        For bad arguments, a missing package, an `out` that exists, parts of another call, or
-        when no structure could be labelled.
+        For bad arguments, a missing package, an `out` that exists, parts of another call, no label.
     """
     began, out = time.monotonic(), Path(out)
-    settings = Settings(with_, sampling or Sampling(), seed, max_force, max_atoms)
     _check_arguments(source, indices, chunk_size, max_force)
+    settings = Settings(with_, sampling or Sampling(), seed, max_force, max_atoms)
     origin = _origin(with_, backbone)
-    n_workers, payload = _plan_workers(workers, origin)
     metadata = _metadata(settings, origin)
-    parts = open_parts(out, {**metadata, "chunk_size": chunk_size, "max_atoms": max_atoms})
-    chunks = Chunks(pieces(source, chunk_size, indices=indices), parts, settings)
-    rate = _drain(_results(chunks, origin, n_workers, payload), chunks, progress)
+    with _open_workers(workers, origin, ray) as crew:
+        parts = open_parts(out, {**metadata, "chunk_size": chunk_size, "max_atoms": max_atoms})
+        chunks = Chunks(pieces(source, chunk_size, indices=indices), parts, settings)
+        rate = _drain(run_tasks(chunks.unfinished(), crew), chunks, progress)
     merge = _finish(out, chunks, parts, metadata, with_)
     return LabelReport(
         out=str(out),
@@ -314,15 +325,6 @@ def _check_arguments(
             expected="a store",
             fix="select the structures first: batch.select(indices)",
         )
-
-
-def _results(
-    chunks: Chunks, origin: _Origin, n_workers: int, payload: bytes | str | None
-) -> Iterator[ChunkResult]:
-    # Nothing is computed before the first result is asked for.
-    if n_workers:
-        return run_tasks(chunks.unfinished(), workers=n_workers, backbone=payload)
-    return (run_task(task, origin.backbone) for task in chunks.unfinished())
 
 
 def _drain(

@@ -1,35 +1,35 @@
-"""Worker processes for labelling: one thread each, and a crash costs one structure, not the run."""
+"""Where chunks are labelled on one machine: processes of one thread each, or this process."""
 
 from __future__ import annotations
 
 import os
-import pickle
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from itertools import islice
 from multiprocessing import get_context
 from typing import TYPE_CHECKING
 
-import torch
-
 from tether.errors import TetherError
-from tether.labels.failure import Failure
-from tether.labels.shards import read_shard, write_shard
-from tether.labels.worker import ChunkResult, ChunkTask, run_task, start_worker, with_labels
-from tether.structures import AtomBatch, collate
+from tether.labels.dispatch import ATTEMPTS
+from tether.labels.worker import ChunkResult, ChunkTask, run_task, start_worker
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator, Mapping
 
-__all__ = ["n_cores", "one_thread_environment", "run_tasks"]
+    from tether.labels.pseudo import PseudoLabeller
 
-_THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
+__all__ = ["ONE_THREAD", "Pool", "ThisProcess", "environment", "n_cores", "pool"]
+
+#: Environment variables that give child processes one BLAS and OpenMP thread each.
+ONE_THREAD = dict.fromkeys(
+    (
+        "OMP_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "NUMEXPR_NUM_THREADS",
+        "VECLIB_MAXIMUM_THREADS",
+    ),
+    "1",
 )
 
 
@@ -41,144 +41,134 @@ def n_cores() -> int:
 
 
 @contextmanager
-def one_thread_environment() -> Iterator[None]:
-    """Environment variables that give child processes one BLAS and OpenMP thread each.
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables for the processes that are started inside the block.
 
-    Libraries read them once, when they load; so they must be there before a child starts, and
+    Libraries read theirs once, when they load; so they must be there before a child starts, and
     they change nothing in this process.
+
+    Parameters
+    ----------
+    variables : mapping of str to str
+        What to set; afterwards the environment is as before.
+
+    Yields
+    ------
+    None
     """
-    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:
         for name, value in before.items():
             if value is None:
-                del os.environ[name]
+                os.environ.pop(name, None)
             else:
                 os.environ[name] = value
 
 
-def run_tasks(
-    tasks: Iterable[ChunkTask], *, workers: int, backbone: bytes | str | None
-) -> Iterator[ChunkResult]:
-    """Label chunks in worker processes.
+class ThisProcess:
+    """Labels each chunk as it is submitted, with nothing around it: for accelerators.
 
     Parameters
     ----------
-    tasks : iterable of ChunkTask
-        Taken as they are needed, so that memory is flat in their number.
-    workers : int
-        Processes.
+    backbone : Backbone and Potential, or None
+        For "pseudo".
+    """
+
+    capacity = 1
+    deaths: tuple[type[Exception], ...] = ()
+
+    def __init__(self, backbone: PseudoLabeller | None) -> None:
+        self._backbone = backbone
+
+    def submit(self, task: ChunkTask) -> Future[ChunkResult]:
+        """A future that is done."""
+        future: Future[ChunkResult] = Future()
+        future.set_result(run_task(task, self._backbone))
+        return future
+
+
+class Pool:
+    """Processes of this machine, each with an executor of its own: they die one by one.
+
+    Parameters
+    ----------
+    n : int
+        Processes; they start with their first chunk.
     backbone : bytes, str or None
         See `start_worker`.
+    """
+
+    deaths: tuple[type[Exception], ...] = (BrokenProcessPool,)
+
+    def __init__(self, n: int, backbone: bytes | str | None) -> None:
+        self.capacity = n
+        self._backbone = backbone
+        self._executors = [self._executor() for _ in range(n)]
+        self._latest: list[Future[ChunkResult] | None] = [None] * n
+
+    def submit(self, task: ChunkTask) -> Future[ChunkResult]:
+        """Give the chunk to a process that has none; see `Workers`."""
+        latest = self._latest
+        place = next(i for i, future in enumerate(latest) if future is None or future.done())
+        try:
+            future = self._executors[place].submit(run_task, task)
+        except BrokenProcessPool:
+            self._executors[place] = self._started()
+            future = self._executors[place].submit(run_task, task)
+        latest[place] = future
+        return future
+
+    def close(self) -> None:
+        """End the processes; those that are labelling finish their chunk first."""
+        for executor in self._executors:
+            executor.shutdown(wait=False, cancel_futures=True)
+        for executor in self._executors:
+            executor.shutdown()
+
+    def _executor(self) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(
+            1,
+            mp_context=get_context("spawn"),  # forking a process with threads may deadlock
+            initializer=start_worker,
+            initargs=(self._backbone,),
+        )
+
+    def _started(self) -> ProcessPoolExecutor:
+        # In place of one that died. Where none lives long enough to say so, no chunk is at fault.
+        for _ in range(ATTEMPTS):
+            executor = self._executor()
+            try:
+                executor.submit(n_cores).result()
+            except BrokenProcessPool:
+                continue
+            return executor
+        raise TetherError(
+            "worker processes die as they start",
+            expected="processes that can import this program",
+            fix="put the call under `if __name__ == '__main__':`, or set workers=0",
+        )
+
+
+@contextmanager
+def pool(n: int, backbone: bytes | str | None) -> Iterator[Pool]:
+    """A `Pool`, ended with the block.
+
+    Parameters
+    ----------
+    n, backbone
+        See `Pool`.
 
     Yields
     ------
-    ChunkResult
-        As they finish; the shard of each is on disk by then.
-
-    Raises
-    ------
-    TetherError
-        When worker processes do not start at all, or whatever a chunk raised.
+    Pool
+        Nothing runs in it yet.
     """
-    waiting = iter(tasks)
-    with one_thread_environment():
-        started = False
-        while True:
-            lost: list[ChunkTask] = []
-            for result in _until_broken(waiting, lost, workers=workers, backbone=backbone):
-                started = True
-                yield result
-            if not lost:
-                return
-            if not started:
-                _check_start(backbone)
-            for task in lost:
-                yield _isolated(task, backbone)
-
-
-def _executor(workers: int, backbone: bytes | str | None) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(
-        workers,
-        mp_context=get_context("spawn"),  # forking a process with threads may deadlock
-        initializer=start_worker,
-        initargs=(backbone,),
-    )
-
-
-def _until_broken(
-    waiting: Iterator[ChunkTask],
-    lost: list[ChunkTask],
-    *,
-    workers: int,
-    backbone: bytes | str | None,
-) -> Iterator[ChunkResult]:
-    # Yields results until all tasks are done or a worker dies; then fills `lost`.
-    executor = _executor(workers, backbone)
-    running: dict[Future[ChunkResult], ChunkTask] = {}
-    unsubmitted: list[ChunkTask] = []
-    try:
-        while True:
-            unsubmitted = list(islice(waiting, 2 * workers - len(running)))
-            while unsubmitted:
-                running[executor.submit(run_task, unsubmitted[0])] = unsubmitted[0]
-                del unsubmitted[0]
-            if not running:
-                return
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                result = future.result()
-                del running[future]
-                yield result
-    except BrokenProcessPool:
-        lost += [*running.values(), *unsubmitted]
-    finally:
-        executor.shutdown(cancel_futures=True)
-
-
-def _alone(task: ChunkTask, backbone: bytes | str | None) -> ChunkResult | None:
-    # None: the process died.
-    with _executor(1, backbone) as executor:
+    with environment(ONE_THREAD):
+        workers = Pool(n, backbone)
         try:
-            return executor.submit(run_task, task).result()
-        except BrokenProcessPool:
-            return None
-
-
-def _isolated(task: ChunkTask, backbone: bytes | str | None) -> ChunkResult:
-    """Label a chunk that was running when a worker died: alone, then a structure at a time."""
-    result = _alone(task, backbone)
-    if result is not None:
-        return result
-    batch: AtomBatch = pickle.loads(task.batch)
-    empty = torch.empty(0, 3, dtype=torch.float64)
-    parts = [with_labels(batch.select([]), empty[:, 0], empty)]
-    failures: list[Failure] = []
-    for s in range(batch.n_systems):
-        single = batch.select([s])
-        path = task.path.with_suffix(f".{s}.npz")
-        done = _alone(task._replace(batch=pickle.dumps(single), path=path), backbone)
-        if done is None:
-            reason = "the worker process died (out of memory, or a crash inside a library)"
-            failures.append(Failure(single.ids[0], reason))
-        else:
-            labelled, found = read_shard(path)
-            parts.append(labelled)
-            failures += found
-            path.unlink()
-    labelled = collate(parts)
-    write_shard(task.path, labelled, failures)
-    return ChunkResult(batch.n_systems, labelled.n_systems, len(failures))
-
-
-def _check_start(backbone: bytes | str | None) -> None:
-    with _executor(1, backbone) as executor:
-        try:
-            executor.submit(n_cores).result()
-        except BrokenProcessPool:
-            raise TetherError(
-                "worker processes die as they start",
-                expected="processes that can import this program",
-                fix="put the call under `if __name__ == '__main__':`, or set workers=0",
-            ) from None
+            yield workers
+        finally:
+            workers.close()

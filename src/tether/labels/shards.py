@@ -7,6 +7,7 @@ finished chunk, ``<index>-<hash of the chunk's structures>.npz``, written whole 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shutil
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-__all__ = ["Parts", "chunk_key", "open_parts", "read_shard", "write_shard"]
+__all__ = ["Parts", "chunk_key", "open_parts", "pack_shard", "read_shard", "write_shard"]
 
 _TENSORS = ("numbers", "positions", "ptr", "cell", "pbc", "charge", "spin")
 
@@ -49,42 +50,61 @@ def chunk_key(batch: AtomBatch) -> str:
     return digest.hexdigest()[:12]
 
 
-def write_shard(path: Path, batch: AtomBatch, failures: Sequence[Failure]) -> None:
-    """Write labelled structures and failures, atomically.
+def pack_shard(batch: AtomBatch, failures: Sequence[Failure]) -> bytes:
+    """Labelled structures and failures as the content of a shard.
 
     Parameters
     ----------
-    path : Path
-        Where.
     batch : AtomBatch
         With ``labels["energy"]``, where there is one ``labels["stress"]``, and
         ``atom_labels["forces"]``; may be empty.
     failures : sequence of Failure
         Of the same chunk.
+
+    Returns
+    -------
+    bytes
+        An npz file.
     """
     arrays = {name: getattr(batch, name).numpy() for name in _TENSORS}
     arrays |= {name: value.numpy() for name, value in batch.labels.items()}
     arrays["forces"] = batch.atom_labels["forces"].numpy()
     text = json.dumps({"ids": batch.ids, "failures": [f.to_dict() for f in failures]})
     arrays["text"] = np.frombuffer(text.encode(), dtype=np.uint8)
-    with atomic_path(path) as temporary, temporary.open("wb") as stream:
-        np.savez(stream, **arrays)
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)
+    return stream.getvalue()
 
 
-def read_shard(path: Path) -> tuple[AtomBatch, list[Failure]]:
-    """Read what `write_shard` wrote.
+def write_shard(path: Path, content: bytes) -> None:
+    """Write a shard, atomically.
 
     Parameters
     ----------
     path : Path
-        A shard.
+        Where.
+    content : bytes
+        From `pack_shard`.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def read_shard(shard: Path | bytes) -> tuple[AtomBatch, list[Failure]]:
+    """Read a shard.
+
+    Parameters
+    ----------
+    shard : Path or bytes
+        The file, or its content.
 
     Returns
     -------
     batch, failures
         Labelled structures, and the failures of the chunk.
     """
-    with np.load(path, allow_pickle=False) as arrays:
+    source = io.BytesIO(shard) if isinstance(shard, bytes) else shard
+    with np.load(source, allow_pickle=False) as arrays:
         text = json.loads(arrays["text"].tobytes())
         batch = AtomBatch(
             **{name: torch.from_numpy(arrays[name]) for name in _TENSORS},
@@ -184,5 +204,4 @@ def open_parts(out: Path, parameters: Mapping[str, Any]) -> Parts:
     else:
         write_json(manifest, {"hash": digest, "parameters": plain})
     shards = [path.stem.partition("-") for path in folder.glob("[0-9]*-*.npz")]
-    # A shard of a single structure (see `labels.pool`) has a dot in its stem and is no chunk.
-    return Parts(folder, {int(index): key for index, _, key in shards if "." not in key})
+    return Parts(folder, {int(index): key for index, _, key in shards})

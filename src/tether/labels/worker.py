@@ -1,4 +1,4 @@
-"""What one worker process does: geometries of some structures, their labels, one shard."""
+"""What one worker process does: geometries of some structures, their labels, a shard as bytes."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tether.labels.failure import Failure
 from tether.labels.perturb import displace, normal_mode_like, strained, unchanged
 from tether.labels.pseudo import PseudoLabeller, potential_calculator, pseudo_label
 from tether.labels.samples import Samples
-from tether.labels.shards import write_shard
+from tether.labels.shards import pack_shard
 from tether.labels.xtb import xtb_calculator, xtb_label
 from tether.structures import AtomBatch, collate
 from tether.workers import end_with_parent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from ase.calculators.calculator import Calculator
@@ -32,6 +32,7 @@ __all__ = [
     "Labeller",
     "Sampling",
     "Settings",
+    "chunk_result",
     "label_chunk",
     "run_task",
     "start_worker",
@@ -128,7 +129,10 @@ class Settings:
 
 
 class ChunkTask(NamedTuple):
-    """Work for a process. The batch is pickled by hand: torch would put it in shared memory."""
+    """Work for a process. The batch is pickled by hand: torch would put it in shared memory.
+
+    The path of the shard is for the process that writes it; a worker may be on another machine.
+    """
 
     batch: bytes
     settings: Settings
@@ -141,6 +145,7 @@ class ChunkResult(NamedTuple):
     n_structures: int
     n_labels: int
     n_failures: int
+    shard: bytes
 
 
 def _sample(batch: AtomBatch, settings: Settings, backbone: PseudoLabeller | None) -> Samples:
@@ -317,8 +322,31 @@ def label_chunk(
     return kept, [*samples.rejected, *failures, *outliers]
 
 
+def chunk_result(
+    n_structures: int, labelled: AtomBatch, failures: Sequence[Failure]
+) -> ChunkResult:
+    """Counts and shard of what came of some structures.
+
+    Parameters
+    ----------
+    n_structures : int
+        That went in.
+    labelled : AtomBatch
+        Geometries with labels.
+    failures : sequence of Failure
+        Everything that is not among them.
+
+    Returns
+    -------
+    ChunkResult
+        Small, and the same bytes wherever it is made.
+    """
+    shard = pack_shard(labelled, failures)
+    return ChunkResult(n_structures, labelled.n_systems, len(failures), shard)
+
+
 def run_task(task: ChunkTask, backbone: PseudoLabeller | None = None) -> ChunkResult:
-    """Label a chunk and write its shard.
+    """Label a chunk; writes nothing.
 
     Parameters
     ----------
@@ -330,12 +358,11 @@ def run_task(task: ChunkTask, backbone: PseudoLabeller | None = None) -> ChunkRe
     Returns
     -------
     ChunkResult
-        Counts.
+        Counts and shard.
     """
     batch: AtomBatch = pickle.loads(task.batch)
     labelled, failures = label_chunk(batch, task.settings, backbone or _Process.backbone)
-    write_shard(task.path, labelled, failures)
-    return ChunkResult(batch.n_systems, labelled.n_systems, len(failures))
+    return chunk_result(batch.n_systems, labelled, failures)
 
 
 class _Process:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from tether.heads.derivative import forces_stress
+from tether.tasks.task import mean
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -82,7 +83,7 @@ class DenoisingTask:
     head: DenoisingHead
     name: str = "denoising"
 
-    def loss(self, model: AdaptedModel, graph: Graph) -> Tensor:
+    def loss(self, model: AdaptedModel, graph: Graph, counts: Tensor | None = None) -> Tensor:
         """Loss of one batch, differentiable twice.
 
         Parameters
@@ -91,6 +92,8 @@ class DenoisingTask:
             With the head.
         graph : Graph
             From the stream.
+        counts : Tensor, optional
+            Of the batch that this one is a share of, see `counts`.
 
         Returns
         -------
@@ -101,4 +104,8 @@ class DenoisingTask:
         scalar = self.head(model.features(leaf), leaf.batch)
         predicted, _ = forces_stress(scalar, leaf, create_graph=True)
         error: Tensor = predicted - graph.batch.atom_labels["noise"].to(predicted.dtype)
-        return error.square().mean()
+        return mean(error.square(), None if counts is None else counts[0])
+
+    def counts(self, model: AdaptedModel, graph: Graph) -> Tensor:  # noqa: ARG002
+        """Coordinates."""
+        return torch.tensor([3 * graph.batch.n_atoms])

@@ -141,7 +141,7 @@ def join_ranks() -> Ranks:
     Raises
     ------
     TetherError
-        When lightning-fabric is missing.
+        When lightning-fabric is missing, or SLURM does not say how the processes are spread.
     """
     if n_ranks() == 1:
         return Ranks()
@@ -156,13 +156,18 @@ def join_ranks() -> Ranks:
     from lightning_fabric.strategies import DDPStrategy
 
     torchrun = "WORLD_SIZE" in os.environ
-    n_here = int(os.environ.get("LOCAL_WORLD_SIZE") or n_ranks())
-    n_nodes = n_ranks() // n_here if torchrun else int(os.environ["SLURM_STEP_NUM_NODES"])
+    n_here = os.environ.get("LOCAL_WORLD_SIZE" if torchrun else "SLURM_NTASKS_PER_NODE")
+    if n_here is None:
+        raise TetherError(
+            f"{n_ranks()} processes on no one knows how many machines",
+            expected="torchrun, or srun in a job with --ntasks-per-node",
+            fix="give sbatch --ntasks-per-node instead of --ntasks",
+        )
     end_with_parent()
     fabric = Fabric(
         accelerator="cpu",
-        devices=n_ranks() // n_nodes,
-        num_nodes=n_nodes,
+        devices=int(n_here),
+        num_nodes=n_ranks() // int(n_here),
         strategy=DDPStrategy(process_group_backend="gloo", timeout=TIMEOUT),
         plugins=[TorchElasticEnvironment() if torchrun else SLURMEnvironment()],
     )

@@ -1,7 +1,7 @@
 """Kill -9 of a random rank of two at a random moment, again and again: nothing may be lost.
 
-Each sitting is ``torchrun --nproc-per-node 2 -m tether.cli adapt`` on a small backbone. A killed one
-must end by itself, with an error; the same command goes on from the last checkpoint. A run that
+Each sitting is ``torchrun --nproc-per-node 2 -m tether.cli adapt`` on a small backbone. A killed
+one must end by itself, with an error; the same command goes on from the last checkpoint. A run that
 survived its kills must end in the bits of one that was never killed: weights and predictions.
 
 ``python benchmarks/kill_rank.py [-n 50]``
@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ase.build import molecule
@@ -38,7 +39,7 @@ from tether.testing.tiny import TinyBackbone
 RESULT = Path(__file__).parent / "results" / "kill_rank.json"
 #: A killed job that is still there after this many seconds hangs.
 LIMIT = 120.0
-N_RANKS, N_STEPS = 2, 120
+N_RANKS, N_STEPS = 2, 80
 
 
 def command(data: Path, out: Path) -> list[str]:
@@ -95,16 +96,28 @@ def ranks_of(launcher: int) -> list[int]:
     raise SystemExit("torchrun started no ranks")
 
 
-def sitting(data: Path, out: Path, *, wait: float | None, rng: random.Random) -> dict[str, object]:
-    """Start the command; kill a rank after `wait` seconds of it, where that is given."""
+def sitting(
+    data: Path, out: Path, *, share: float | None, usual: dict[str, Any], rng: random.Random
+) -> dict[str, Any]:
+    """Start the command; kill a rank after a share of its usual seconds, where one is given.
+
+    Half of the clocks start with the processes, half with the first checkpoint of the sitting:
+    most of a short run is its start.
+    """
     with subprocess.Popen(
         command(data, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as launcher:
         ranks = ranks_of(launcher.pid)
         began = time.monotonic()
-        if wait is None:
-            return {"code": launcher.wait(), "seconds": time.monotonic() - began}
-        time.sleep(wait)
+        if share is None:
+            seen = _new_checkpoint(out, launcher)
+            code = launcher.wait()
+            return {"code": code, "start": seen - began, "training": time.monotonic() - seen}
+        if rng.random() < 0.5:
+            time.sleep(share * (usual["start"] + usual["training"]))
+        else:
+            _new_checkpoint(out, launcher)
+            time.sleep(share * usual["training"])
         state = "training" if Run(out).checkpoint.exists() else "before the first checkpoint"
         victim = rng.randrange(N_RANKS)
         try:
@@ -122,6 +135,15 @@ def sitting(data: Path, out: Path, *, wait: float | None, rng: random.Random) ->
     return {"code": code, "state": state, "victim": victim, "ended_after_s": ended}
 
 
+def _new_checkpoint(out: Path, launcher: subprocess.Popen[bytes]) -> float:
+    """Wait for one, or for the end; the time."""
+    path = Run(out).checkpoint
+    before = path.stat().st_mtime_ns if path.exists() else 0
+    while launcher.poll() is None and (path.stat().st_mtime_ns if path.exists() else 0) == before:
+        time.sleep(0.005)
+    return time.monotonic()
+
+
 def same(first: Run, second: Run) -> bool:
     """Whether two runs ended in the same bits."""
     pairs = ((first.weights, second.weights), (first.predictions, second.predictions))
@@ -135,25 +157,25 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
-    rng = random.Random(options.seed)
+    rng = random.Random(options.seed)  # noqa: S311
     folder = Path(tempfile.mkdtemp(prefix="kill_rank"))
     write_data(folder)
-    whole = sitting(folder, folder / "whole", wait=None, rng=rng)
+    whole = sitting(folder, folder / "whole", share=None, usual={}, rng=rng)
     if whole["code"] != 0:
         raise SystemExit("the run without a kill failed")
-    kills: list[dict[str, object]] = []
+    kills: list[dict[str, Any]] = []
     n_runs = n_equal = 0
     while len(kills) < options.n:
         out = folder / f"run-{n_runs}"
         n_kills = rng.randint(1, 5)
         for _ in range(min(n_kills, options.n - len(kills))):
-            one = sitting(folder, out, wait=rng.uniform(0, 1.1 * whole["seconds"]), rng=rng)
+            one = sitting(folder, out, share=rng.random(), usual=whole, rng=rng)
             if one["state"] != "over":
                 kills.append(one)
             print(len(kills), json.dumps(one), flush=True)
             if Run(out).is_complete:
                 break
-        last = sitting(folder, out, wait=None, rng=rng)
+        last = sitting(folder, out, share=None, usual=whole, rng=rng)
         n_runs += 1
         n_equal += last["code"] == 0 and same(Run(folder / "whole"), Run(out))
         print(f"{n_equal} of {n_runs} runs equal", flush=True)

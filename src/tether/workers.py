@@ -29,9 +29,9 @@ def rank() -> int:
 def end_with_parent() -> None:
     """End this process, whatever it is doing, when the one that started it is gone.
 
-    For the start of a worker, or of a rank. A killed parent cannot shut its pool down: its workers would go on
-    to the end of their task, unseen, and write to a folder to which a resumed command writes as
-    well. What they had written by then is whole, as after any kill.
+    For the start of a worker, or of a rank. A killed parent cannot shut its pool down: its workers
+    would go on to the end of their task, unseen, and write to a folder to which a resumed command
+    writes as well. What they had written by then is whole, as after any kill.
     """
     threading.Thread(target=_watch_parent, args=(os.getppid(),), daemon=True).start()
 

@@ -57,7 +57,9 @@ def curves(workspace: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 def largest_distance(first: Any, second: Any) -> float:
     """Between the losses of all steps, relative."""
     pairs = [
-        (step[name], other[name]) for step, other in zip(first, second, strict=True) for name in step
+        (step[name], other[name])
+        for step, other in zip(first, second, strict=True)
+        for name in step
     ]
     return max(abs(a - b) / max(abs(a), 1e-6) for a, b in pairs)
 

@@ -108,9 +108,7 @@ def distance(first: dict[str, Any], second: dict[str, Any]) -> float:
     return float((off / sum(float(first[n].square().sum()) for n in known)) ** 0.5)
 
 
-@pytest.mark.parametrize(
-    "name", ["property", "huber", "forcefield", "distillation", "denoising"]
-)
+@pytest.mark.parametrize("name", ["property", "huber", "forcefield", "distillation", "denoising"])
 @pytest.mark.parametrize("n_passes", [3, 20])  # 20: more than there are structures
 def test_shares_add_up_to_the_whole(molecules: list[Atoms], name: str, n_passes: int) -> None:
     graph = mixture(molecules)
@@ -136,7 +134,11 @@ def test_shares_add_up_to_the_whole(molecules: list[Atoms], name: str, n_passes:
 def test_only_shares_of_a_graph_stream_are_built(molecules: list[Atoms]) -> None:
     stream = GraphStream(TinyBackbone().prepare(from_ase(molecules)), batch_size=12, seed=3)
     shares = shares_of_batch(stream, 2, 3, [2, 0])
-    sizes = [stream.graph.batch.counts[stream.indices(2)][balanced_shares(
-        stream.graph.batch.counts.numpy()[stream.indices(2)], 3)[one]] for one in (2, 0)]
+    sizes = [
+        stream.graph.batch.counts[stream.indices(2)][
+            balanced_shares(stream.graph.batch.counts.numpy()[stream.indices(2)], 3)[one]
+        ]
+        for one in (2, 0)
+    ]
     assert [s.batch.counts.tolist() for s in shares] == [size.tolist() for size in sizes]
     assert sum(s.n_systems for s in shares_of_batch(stream, 2, 3, range(3))) == 12

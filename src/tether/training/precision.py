@@ -11,13 +11,11 @@ from torch.overrides import TorchFunctionMode
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Precision", "precision"]
-
-Precision = Literal["32", "tf32", "bf16-mixed"]
+__all__ = ["precision"]
 
 
 @contextmanager
-def precision(name: Precision) -> Iterator[None]:
+def precision(name: Literal["32", "tf32", "bf16-mixed"]) -> Iterator[None]:
     """Compute in this precision, inside the block.
 
     ``bf16-mixed`` is narrower than ``torch.autocast``: linear layers multiply in bfloat16, and give
@@ -53,5 +51,5 @@ class _Bfloat16Layers(TorchFunctionMode):
     ) -> Any:
         if func is not torch.nn.functional.linear or kwargs:
             return func(*args, **(kwargs or {}))
-        narrow = [None if value is None else value.bfloat16() for value in args]
+        narrow: list[Any] = [value if value is None else value.bfloat16() for value in args]
         return func(*narrow).to(args[0].dtype)

@@ -93,8 +93,9 @@ class Ranks:
         Any
             On every rank.
         """
-        value = compute() if self.is_first else None
-        return value if self.fabric is None else self.fabric.broadcast(value)  # type: ignore[no-any-return]
+        value: Any = compute() if self.is_first else None
+        result: _T = value if self.fabric is None else self.fabric.broadcast(value)
+        return result
 
     def start_alike(self, tensors: Iterable[Tensor]) -> None:
         """Give every rank the first one's tensors: machines round differently.
@@ -152,8 +153,9 @@ def join_ranks() -> Ranks:
         package="lightning-fabric",
     )
     from lightning_fabric import Fabric
-    from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
-    from lightning_fabric.strategies import DDPStrategy
+    from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+    from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+    from lightning_fabric.strategies.ddp import DDPStrategy
 
     torchrun = "WORLD_SIZE" in os.environ
     n_here = os.environ.get("LOCAL_WORLD_SIZE" if torchrun else "SLURM_NTASKS_PER_NODE")
@@ -175,9 +177,7 @@ def join_ranks() -> Ranks:
     return Ranks(fabric)
 
 
-def shares_of_batch(
-    stream: Stream, step: int, n_shares: int, wanted: Sequence[int]
-) -> list[Graph]:
+def shares_of_batch(stream: Stream, step: int, n_shares: int, wanted: Sequence[int]) -> list[Graph]:
     """Some shares of batch `step` of a stream.
 
     Parameters

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tether.errors import TetherError
 from tether.run import identity_of
-from tether.training.precision import Precision
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,7 +83,7 @@ class TrainingSettings:
     stress_weight: float = 1.0
     compile: bool = False
     accumulate: int = 1
-    precision: Precision = "32"
+    precision: Literal["32", "tf32", "bf16-mixed"] = "32"
 
     def identity(self) -> dict[str, Any]:
         """What tells its runs from others: `Run.claim` compares it.
@@ -124,7 +123,7 @@ class TrainingSettings:
             raise TetherError(
                 "`training.compile` with training.precision=bf16-mixed",
                 expected="one of the two: compiled steps are checked to 1e-3, bfloat16 has 4e-3",
-                fix="set training.precision=32",
+                fix="set training.compile=false",
             )
         if not all(0.0 <= beta < 1.0 for beta in self.betas):
             raise TetherError(

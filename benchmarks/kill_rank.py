@@ -1,8 +1,9 @@
 """Kill -9 of a random rank of two at a random moment, again and again: nothing may be lost.
 
-Each sitting is ``torchrun --nproc-per-node 2 -m tether.cli adapt`` on a small backbone. A killed
-one must end by itself, with an error; the same command goes on from the last checkpoint. A run that
-survived its kills must end in the bits of one that was never killed: weights and predictions.
+Each sitting is ``tether adapt`` on a small backbone under torchrun's own agent, in forks of this
+process, which has imported everything: a sitting takes seconds. A killed one must end by itself,
+with an error; the same command goes on from the last checkpoint. A run that survived its kills
+must end in the bits of one that was never killed: weights and predictions.
 
 ``python benchmarks/kill_rank.py [-n 50]``
 """
@@ -11,21 +12,23 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ase.build import molecule
 from ase.collections import g2
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from tether.cli.main import main as main_of_tether
 from tether.data.chunks import Chunk
 from tether.data.store import write_store
 from tether.labels.pseudo import pseudo_label
@@ -42,11 +45,28 @@ LIMIT = 120.0
 N_RANKS, N_STEPS = 2, 80
 
 
+def launch(data: Path, out: Path) -> None:
+    """What torchrun does, with a multi-task run of a few seconds."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(nothing, stream)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=N_RANKS,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        run_id=str(os.getpid()),
+        max_restarts=0,
+        start_method="fork",
+    )
+    elastic_launch(config, main_of_tether)(command(data, out))
+
+
 def command(data: Path, out: Path) -> list[str]:
-    """A multi-task run of a minute or less."""
+    """Arguments of the run."""
     return [
-        sys.executable, "-m", "torch.distributed.run", "--standalone",
-        "--nproc-per-node", str(N_RANKS), "-m", "tether.cli", "adapt", "--recipe", "mft",
+        "adapt", "--recipe", "mft",
         "--out", str(out), f"store={data}/molecules.arrow", f"split={data}/split.json",
         "targets=[gap]", f"auxiliary={data}/molecules.arrow", "backbone.name=tiny",
         f"training.property_steps={N_STEPS}", "training.validate_every=10",
@@ -104,42 +124,41 @@ def sitting(
     Half of the clocks start with the processes, half with the first checkpoint of the sitting:
     most of a short run is its start.
     """
-    with subprocess.Popen(
-        command(data, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as launcher:
-        ranks = ranks_of(launcher.pid)
-        began = time.monotonic()
-        if share is None:
-            seen = _new_checkpoint(out, launcher)
-            code = launcher.wait()
-            return {"code": code, "start": seen - began, "training": time.monotonic() - seen}
-        if rng.random() < 0.5:
-            time.sleep(share * (usual["start"] + usual["training"]))
-        else:
-            _new_checkpoint(out, launcher)
-            time.sleep(share * usual["training"])
-        state = "training" if Run(out).checkpoint.exists() else "before the first checkpoint"
-        victim = rng.randrange(N_RANKS)
-        try:
-            os.kill(ranks[victim], signal.SIGKILL)
-        except ProcessLookupError:
-            state = "over"
-        began = time.monotonic()
-        try:
-            code = launcher.wait(LIMIT)
-        except subprocess.TimeoutExpired:
-            launcher.kill()
-            raise SystemExit(f"the job hangs: rank {victim} was killed {LIMIT} s ago") from None
-        ended = time.monotonic() - began
+    launcher = multiprocessing.get_context("fork").Process(target=launch, args=(data, out))
+    launcher.start()
+    assert launcher.pid is not None
+    ranks = ranks_of(launcher.pid)
+    began = time.monotonic()
+    if share is None:
+        seen = _new_checkpoint(out, launcher)
+        launcher.join()
+        ended = time.monotonic()
+        return {"code": launcher.exitcode, "start": seen - began, "training": ended - seen}
+    if rng.random() < 0.5:
+        time.sleep(share * (usual["start"] + usual["training"]))
+    else:
+        _new_checkpoint(out, launcher)
+        time.sleep(share * usual["training"])
+    state = "training" if Run(out).checkpoint.exists() else "before the first checkpoint"
+    victim = rng.randrange(N_RANKS)
+    try:
+        os.kill(ranks[victim], signal.SIGKILL)
+    except ProcessLookupError:
+        state = "over"
+    began = time.monotonic()
+    launcher.join(LIMIT)
+    if launcher.exitcode is None:
+        raise SystemExit(f"the job hangs: rank {victim} was killed {LIMIT} s ago")
+    ended = time.monotonic() - began
     # A rank that had already finished well is no loss, and then there is no error to report.
-    return {"code": code, "state": state, "victim": victim, "ended_after_s": ended}
+    return {"code": launcher.exitcode, "state": state, "victim": victim, "ended_after_s": ended}
 
 
-def _new_checkpoint(out: Path, launcher: subprocess.Popen[bytes]) -> float:
+def _new_checkpoint(out: Path, launcher: Any) -> float:
     """Wait for one, or for the end; the time."""
     path = Run(out).checkpoint
     before = path.stat().st_mtime_ns if path.exists() else 0
-    while launcher.poll() is None and (path.stat().st_mtime_ns if path.exists() else 0) == before:
+    while launcher.is_alive() and (path.stat().st_mtime_ns if path.exists() else 0) == before:
         time.sleep(0.005)
     return time.monotonic()
 
@@ -158,6 +177,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
     rng = random.Random(options.seed)  # noqa: S311
+    for module in ("lightning_fabric", "tether.adapt", "tether.config", "tether.testing.tiny"):
+        import_module(module)
     folder = Path(tempfile.mkdtemp(prefix="kill_rank"))
     write_data(folder)
     whole = sitting(folder, folder / "whole", share=None, usual={}, rng=rng)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from tether.data.loader import GraphStream
 from tether.data.shares import balanced_shares
+from tether.errors import TetherError
 from tether.graph import Graph
 from tether.heads.denoising import DenoisingHead
 from tether.heads.readout import PropertyHead
@@ -142,3 +144,31 @@ def test_only_shares_of_a_graph_stream_are_built(molecules: list[Atoms]) -> None
     ]
     assert [s.batch.counts.tolist() for s in shares] == [size.tolist() for size in sizes]
     assert sum(s.n_systems for s in shares_of_batch(stream, 2, 3, range(3))) == 12
+
+
+def test_a_stream_that_gives_shares_is_not_parted_again(molecules: list[Atoms]) -> None:
+    graph = mixture(molecules)
+    model = model_of(graph)
+    whole = GraphStream(graph, batch_size=graph.n_systems)
+    own = SimpleNamespace(n_ranks=2, batch=lambda step: shares_of_batch(whole, step, 2, [1])[0])
+    fabric = SimpleNamespace(world_size=2, global_rank=1, all_reduce=lambda t, reduce_op: t)
+    seen: list[int] = []
+
+    def loss(part: Graph, counts: torch.Tensor) -> torch.Tensor:
+        seen.append(part.n_systems)
+        return PropertyTask(whole).loss(model, part, counts)
+
+    def shared(stream: Any) -> torch.Tensor:
+        task = PropertyTask(stream)
+        return SharedLoss(model, task, loss, ranks=Ranks(fabric), n_passes=2)(0)
+
+    of_share = shared(own).item()
+    assert (len(seen), sum(seen)) == (2, own.batch(0).n_systems)
+    seen.clear()
+    shared(whole)
+    assert sum(seen) == pytest.approx(graph.n_systems / 2, abs=2)
+    plain = PropertyTask(whole).loss(model, own.batch(0)).item()
+    assert of_share == pytest.approx(plain, rel=1e-12)
+    for wrong in (SimpleNamespace(n_ranks=3), NoisyStream(own, 0.1)):
+        with pytest.raises(TetherError, match="the stream of task 'property' gives shares"):
+            shared(wrong)

@@ -5,9 +5,8 @@ counted over all shares first, so that losses *and gradients* of the shares add 
 batch; they are added before a balance sees them. A balance, the clip and AdamW then do on every
 rank what they do in one process, and one process gets the same curve to rounding.
 
-torch's DDP and FSDP are not used: their hooks fire once a backward pass, but forces are derivatives
-inside the loss. Measured (torch 2.13, `ARCHITECTURE.md`): DDP around the model fails where it must
-look for unused weights, FSDP2 around layers has freed the weights that the second derivative needs.
+torch's DDP and FSDP are not used: their hooks expect one backward pass, but forces are derivatives
+inside the loss (``benchmarks/hooks.py`` measures what becomes of it).
 """
 
 from __future__ import annotations
@@ -206,6 +205,11 @@ def shares_of_batch(stream: Stream, step: int, n_shares: int, wanted: Sequence[i
     return [graph.select(rows[shares[one]]) for one in wanted]
 
 
+def _n_ranks(stream: object) -> int:
+    n: int = getattr(stream, "n_ranks", 1)
+    return n
+
+
 class SharedLoss:
     """A task's loss of a whole batch, of which this rank computes a share in one or more passes.
 
@@ -214,13 +218,18 @@ class SharedLoss:
     model : AdaptedModel
         The same on every rank.
     task : Task
-        Its stream gives whole batches.
+        Its stream gives whole batches, or, where it has an ``n_ranks``, this rank's share of each.
     loss : callable
         The task's loss, of a graph and counts, see `Task.loss`.
     ranks : Ranks
         Who takes part.
     n_passes : int
         Of each rank.
+
+    Raises
+    ------
+    TetherError
+        When the stream gives shares for another number of ranks, or adds noise to shares.
     """
 
     def __init__(
@@ -233,8 +242,17 @@ class SharedLoss:
         n_passes: int,
     ) -> None:
         self.model, self.task, self.loss, self.ranks = model, task, loss, ranks
-        self.n_shares = ranks.n * n_passes
-        self.own = range(ranks.rank * n_passes, (ranks.rank + 1) * n_passes)
+        self.n_shares, first = ranks.n * n_passes, ranks.rank * n_passes
+        if _n_ranks(task.stream) > 1:
+            self.n_shares, first = n_passes, 0
+        self.own = range(first, first + n_passes)
+        below = getattr(task.stream, "stream", None)  # of one that adds noise
+        if _n_ranks(task.stream) not in {1, ranks.n} or _n_ranks(below) > 1:
+            raise TetherError(
+                f"the stream of task {task.name!r} gives shares of its batches",
+                expected=f"shares for {ranks.n} ranks, or whole batches, as noise is drawn for",
+                fix="make the stream with n_ranks=1",
+            )
 
     def __call__(self, step: int) -> Tensor:
         """Loss of batch `step`, the same on every rank, with the whole batch's gradients behind it.

@@ -42,7 +42,7 @@ from tether.testing.tiny import TinyBackbone
 RESULT = Path(__file__).parent / "results" / "kill_rank.json"
 #: A killed job that is still there after this many seconds hangs.
 LIMIT = 120.0
-N_RANKS, N_STEPS = 2, 80
+N_RANKS, N_STEPS = 2, 160
 
 
 def launch(data: Path, out: Path) -> None:
@@ -121,8 +121,8 @@ def sitting(
 ) -> dict[str, Any]:
     """Start the command; kill a rank after a share of its usual seconds, where one is given.
 
-    Half of the clocks start with the processes, half with the first checkpoint of the sitting:
-    most of a short run is its start.
+    Half of the clocks start with the processes, half with the first checkpoint of the sitting. They
+    run for at most half of the usual training: a resumed one is shorter, and may be over.
     """
     launcher = multiprocessing.get_context("fork").Process(target=launch, args=(data, out))
     launcher.start()
@@ -135,10 +135,10 @@ def sitting(
         ended = time.monotonic()
         return {"code": launcher.exitcode, "start": seen - began, "training": ended - seen}
     if rng.random() < 0.5:
-        time.sleep(share * (usual["start"] + usual["training"]))
+        time.sleep(share * (usual["start"] + usual["training"] / 2))
     else:
         _new_checkpoint(out, launcher)
-        time.sleep(share * usual["training"])
+        time.sleep(share * usual["training"] / 2)
     state = "training" if Run(out).checkpoint.exists() else "before the first checkpoint"
     victim = rng.randrange(N_RANKS)
     try:
@@ -167,6 +167,30 @@ def same(first: Run, second: Run) -> bool:
     """Whether two runs ended in the same bits."""
     pairs = ((first.weights, second.weights), (first.predictions, second.predictions))
     return all(one.read_bytes() == other.read_bytes() for one, other in pairs)
+
+
+def write_result(path: Path, kills: list[dict[str, Any]], *, n_runs: int, n_equal: int) -> None:
+    """Figures of the kills so far."""
+    seconds = [one["ended_after_s"] for one in kills]
+    write_json(
+        path,
+        {
+            "kills": len(kills),
+            "of_rank": {str(r): sum(one["victim"] == r for one in kills) for r in range(N_RANKS)},
+            "moments": {
+                state: sum(one["state"] == state for one in kills)
+                for state in ("before the first checkpoint", "training")
+            },
+            "jobs_that_ended_with_an_error": sum(one["code"] != 0 for one in kills),
+            "seconds_until_the_job_ended": {
+                "median": float(np.median(seconds)), "largest": float(np.max(seconds)),
+            },
+            "runs": n_runs,
+            "runs_with_the_bits_of_an_unkilled_one": n_equal,
+            "ranks": N_RANKS,
+            "steps": N_STEPS,
+        },
+    )  # fmt: skip
 
 
 def main() -> None:
@@ -201,26 +225,7 @@ def main() -> None:
         n_equal += last["code"] == 0 and same(Run(folder / "whole"), Run(out))
         print(f"{n_equal} of {n_runs} runs equal", flush=True)
         shutil.rmtree(out)
-    seconds = [one["ended_after_s"] for one in kills]
-    write_json(
-        options.out,
-        {
-            "kills": len(kills),
-            "of_rank": {str(r): sum(one["victim"] == r for one in kills) for r in range(N_RANKS)},
-            "moments": {
-                state: sum(one["state"] == state for one in kills)
-                for state in ("before the first checkpoint", "training")
-            },
-            "jobs_that_ended_with_an_error": sum(one["code"] != 0 for one in kills),
-            "seconds_until_the_job_ended": {
-                "median": float(np.median(seconds)), "largest": float(np.max(seconds)),
-            },
-            "runs": n_runs,
-            "runs_with_the_bits_of_an_unkilled_one": n_equal,
-            "ranks": N_RANKS,
-            "steps": N_STEPS,
-        },
-    )  # fmt: skip
+        write_result(options.out, kills, n_runs=n_runs, n_equal=n_equal)
     shutil.rmtree(folder)
     if n_equal != n_runs:
         raise SystemExit(1)

@@ -25,6 +25,7 @@ from tether.run import Run, environment
 from tether.serialization import load_tensors, read_json, write_json
 from tether.training.compiled import find_compiler
 from tether.training.engine import Validation, train
+from tether.training.ranks import join_ranks
 from tether.training.wise import backbone_weights, interpolate
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ def adapt(
 ) -> Run:
     """Adapt a backbone to properties; run again after a kill, it continues to the same bits.
 
+    Under torchrun or srun the processes share the work, and the first one writes.
+
     Parameters
     ----------
     inputs : AdaptInputs
@@ -102,16 +105,13 @@ def adapt(
     request = _Request(
         inputs, recipe, settings, seed, backbone or BackboneChoice(), head or HeadChoice()
     )
-    ready = _prepare(request)
+    ready, ranks = _prepare(request), join_ranks()
     model, run = ready.model, Run(out)
-    watch = _watch(ready, request) if watch_collapse and not run.is_complete else None
-    run.claim(request.identity(ready.data))
-    if run.is_complete:
+    watched = watch_collapse and ranks.is_first and not run.is_complete
+    watch = _watch(ready, request) if watched else None
+    if ranks.once(lambda: _claim(run, ready, request)):
         return run
-    if not run.split.exists():
-        ready.data.split.to_json(run.split)
-        write_json(run.provenance, _provenance(ready))
-    before = _errors_before(model, ready.held_out, recipe, run)
+    before = ranks.once(lambda: _errors_before(model, ready.held_out, recipe, run))
     ready, effective = _settled(ready, request)
     start = backbone_weights(model) if recipe.averaging == "wise" else {}
     progress = train(
@@ -124,12 +124,17 @@ def adapt(
         validate=lambda m: _validate(m, ready, settings, watch),
         run=run,
         report=report,
+        ranks=ranks,
     )
-    merge(model)
-    model.load(load_tensors(run.weights))
-    validate = partial(_validate, ready=ready, settings=settings, watch=None)
-    wise = interpolate(model, start, validate=validate, run=run) if start else None
-    _finish(ready, run, before=before, progress=progress, wise=wise)
+
+    def finish() -> None:
+        merge(model)
+        model.load(load_tensors(run.weights))
+        validate = partial(_validate, ready=ready, settings=settings, watch=None)
+        wise = interpolate(model, start, validate=validate, run=run) if start else None
+        _finish(ready, run, before=before, progress=progress, wise=wise)
+
+    ranks.once(finish)
     return run
 
 
@@ -206,6 +211,15 @@ class _Ready:
     held_out: Graph | None
     tasks: list[Task]
     level_check: dict[str, float] | None
+
+
+def _claim(run: Run, ready: _Ready, request: _Request) -> bool:
+    """Take the folder and note what the run is of; whether it is complete already."""
+    run.claim(request.identity(ready.data))
+    if not run.is_complete and not run.split.exists():
+        ready.data.split.to_json(run.split)
+        write_json(run.provenance, _provenance(ready))
+    return run.is_complete
 
 
 def _watch(ready: _Ready, request: _Request) -> CollapseWatch:

@@ -69,6 +69,8 @@ class Objective:
         T of the shares that data sets of n structures have in a batch, ``n ** (1 / T)``: 1
         samples all structures alike, and a large T all data sets alike (JMP, arXiv 2310.16802,
         has 2).
+    per_structure : bool
+        Forces are averaged over each structure first (JMP), not over all atoms.
     forces : {"conservative", "direct"}
         The gradient of the energy, or a head of their own: cheaper, and without a potential to
         keep in fine-tuning.
@@ -81,6 +83,7 @@ class Objective:
     denoising_weight: float = 0.2
     fade_by: float = 0.0
     temperature: float = 1.0
+    per_structure: bool = True
     forces: Literal["conservative", "direct"] = "conservative"
 
     @property

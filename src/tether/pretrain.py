@@ -30,6 +30,7 @@ from tether.tasks.denoising import DenoisingTask, NoisyStream
 from tether.tasks.forcefield import ForceFieldTask, force_scale
 from tether.training.compiled import find_compiler
 from tether.training.engine import Validation, train
+from tether.training.ranks import join_ranks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -121,12 +122,9 @@ def pretrain(
     """
     choice = backbone or BackboneChoice("so3krates")
     request = _Request(inputs, objective, settings, seed, choice, weights, licence)
-    ready, run = _prepare(request), Run(out)
-    run.claim(request.identity(ready.stores))
-    if run.is_complete:
+    ready, run, ranks = _prepare(request), Run(out), join_ranks()
+    if ranks.once(lambda: _claim(run, ready, request)):
         return run
-    if not run.provenance.exists():
-        write_json(run.provenance, ready.provenance())
     progress = train(
         ready.model,
         ready.tasks,
@@ -137,9 +135,9 @@ def pretrain(
         validate=lambda model: _validate(model, ready),
         run=run,
         report=report,
+        ranks=ranks,
     )
-    ready.model.load(load_tensors(run.weights))
-    _finish(ready, request, run, progress)
+    ranks.once(lambda: _finish(ready, request, run, progress))
     return run
 
 
@@ -230,6 +228,14 @@ class _Ready:
         ]
         spec = self.model.backbone.spec.to_dict()
         return {"backbone": spec, "datasets": sets, **environment()}
+
+
+def _claim(run: Run, ready: _Ready, request: _Request) -> bool:
+    """Take the folder; whether the run in it is complete."""
+    run.claim(request.identity(ready.stores))
+    if not run.provenance.exists():
+        write_json(run.provenance, ready.provenance())
+    return run.is_complete
 
 
 def _origin(store: Store) -> dict[str, Any]:
@@ -367,6 +373,7 @@ def _tasks(request: _Request, model: AdaptedModel, part: _Part, *, alone: bool) 
                 stress_weight=settings.stress_weight,
                 name=f"forcefield{suffix}",
                 head=part.head,
+                per_structure=objective.per_structure,
             )
         )
     if isinstance(model.denoising, PairHead):
@@ -424,6 +431,7 @@ def _denoising_error(model: AdaptedModel, task: DenoisingTask, graph: Graph) -> 
 
 
 def _finish(ready: _Ready, request: _Request, run: Run, progress: Progress) -> None:
+    ready.model.load(load_tensors(run.weights))
     spec, first = ready.model.backbone.spec, ready.stores[0]
     numbers = np.unique(np.concatenate([store.numbers_flat for store in ready.stores]))
     owns = request.objective.has_forcefield and ready.parts[0].head is None

@@ -28,6 +28,15 @@ if __name__ == "__main__":
         task.result()
 """
 
+LAUNCHER = """
+import subprocess, sys
+rank = "from tether.workers import end_with_parent; import time; end_with_parent(); time.sleep(60)"
+child = subprocess.Popen([sys.executable, "-c", rank if sys.argv[1] == "watched" else rank.replace(
+    "end_with_parent()", "None")])
+print(child.pid, flush=True)
+child.wait()
+"""
+
 
 def is_alive(pid: int) -> bool:
     try:
@@ -39,10 +48,13 @@ def is_alive(pid: int) -> bool:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("parent_script", [PARENT, LAUNCHER], ids=["pool", "launcher"])
 @pytest.mark.parametrize(("start", "survives"), [("watched", False), ("unwatched", True)])
-def test_a_worker_ends_with_a_killed_parent(tmp_path: Path, start: str, *, survives: bool) -> None:
+def test_a_worker_ends_with_a_killed_parent(
+    tmp_path: Path, parent_script: str, start: str, *, survives: bool
+) -> None:
     script = tmp_path / "parent.py"
-    script.write_text(PARENT)
+    script.write_text(parent_script)
     with subprocess.Popen(
         [sys.executable, str(script), start], stdout=subprocess.PIPE, text=True
     ) as parent:

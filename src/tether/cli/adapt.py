@@ -36,10 +36,10 @@ def adapt_command(
     loaded = load_config(config, changes).single(recipe, seed)
     (point,) = loaded.points()
     job = Job(loaded, point.name, point, seed, 0, loaded.settings(), out, out.name)
-    console = Console(stderr=as_json)
     from tether.adapt import adapt, check_run
     from tether.atomic import atomic_path
     from tether.serialization import read_json
+    from tether.workers import rank
 
     if dry_run:
         check_run(
@@ -55,6 +55,7 @@ def adapt_command(
         typer.echo(json.dumps({"config": content}) if as_json else loaded.to_yaml())
         return
 
+    console = Console(stderr=as_json, quiet=rank() > 0)
     with run_progress([job], console=console) as report:
         run = adapt(
             loaded.inputs(),
@@ -68,6 +69,8 @@ def adapt_command(
             report=lambda progress: report(job, progress.task_steps["property"], "running"),
         )
         report(job, job.settings.property_steps, "done")
+    if rank() > 0:
+        return
     with atomic_path(run.config) as temporary:
         temporary.write_text(loaded.to_yaml())
     metrics = read_json(run.metrics)

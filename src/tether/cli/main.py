@@ -12,6 +12,7 @@ from rich.console import Console
 
 from tether import __version__
 from tether.errors import TetherError
+from tether.workers import n_ranks
 
 __all__ = ["app", "main"]
 
@@ -32,15 +33,24 @@ VERBS = (
     "prepare", "split", "label", "pretrain", "adapt", "compare", "bench", "predict", "collapse",
     "report", "list", "doctor",
 )  # fmt: skip
+#: Those that several processes may run together.
+SHARED_VERBS = ("adapt",)
 
 
 @app.callback(invoke_without_command=True)
 def _root(
+    context: typer.Context,
     version: bool = typer.Option(False, "--version", help="Print the version and exit."),
 ) -> None:
     if version:
         typer.echo(f"tether {__version__}")
         raise typer.Exit
+    if n_ranks() > 1 and context.invoked_subcommand not in SHARED_VERBS:
+        raise TetherError(
+            f"`tether {context.invoked_subcommand}` as {n_ranks()} processes of torchrun or srun",
+            expected=f"one process; those that run as several are: {', '.join(SHARED_VERBS)}",
+            fix="start it without torchrun and srun: it uses the cores by itself",
+        )
 
 
 for _verb in VERBS:

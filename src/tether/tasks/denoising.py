@@ -10,6 +10,7 @@ import torch
 
 from tether.heads.derivative import forces_stress
 from tether.heads.pair import PairHead
+from tether.tasks.task import mean
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -119,7 +120,7 @@ class DenoisingTask:
     force_scale: float = 1.0
     name: str = "denoising"
 
-    def loss(self, model: AdaptedModel, graph: Graph) -> Tensor:
+    def loss(self, model: AdaptedModel, graph: Graph, counts: Tensor | None = None) -> Tensor:
         """Loss of one batch; with a `DenoisingHead`, differentiable twice.
 
         Parameters
@@ -128,6 +129,8 @@ class DenoisingTask:
             With the head.
         graph : Graph
             From the stream.
+        counts : Tensor, optional
+            Of the batch that this one is a share of, see `counts`.
 
         Returns
         -------
@@ -144,10 +147,18 @@ class DenoisingTask:
             leaf = graph.differentiable()
             scalar = self.head(model.features(leaf), leaf.batch)
             predicted, _ = forces_stress(scalar, leaf, create_graph=True)
-        loss: Tensor = (predicted - batch.atom_labels["noise"].to(predicted.dtype)).square().mean()
+        n_coordinates, n_cells = (None, None) if counts is None else counts
+        error: Tensor = predicted - batch.atom_labels["noise"].to(predicted.dtype)
+        loss = mean(error.square(), n_coordinates)
         if strain is not None and "cell_noise" in batch.labels:
-            of_cells = batch.pbc.any(dim=1).to(strain.dtype)
+            is_cell = batch.pbc.any(dim=1)
             wanted = batch.labels["cell_noise"].to(strain.dtype)
-            error = (strain * of_cells[:, None, None] - wanted).square().mean(dim=(1, 2))
-            loss = loss + error.sum() / of_cells.sum().clamp(min=1.0)
+            of_cells = (strain * is_cell[:, None, None] - wanted).square().mean(dim=(1, 2))
+            n_cells = is_cell.sum() if n_cells is None else n_cells
+            loss = loss + of_cells.sum() / n_cells.clamp(min=1)
         return loss
+
+    def counts(self, model: AdaptedModel, graph: Graph) -> Tensor:  # noqa: ARG002
+        """Coordinates, and structures with a cell."""
+        batch = graph.batch
+        return torch.tensor([3 * batch.n_atoms, int(batch.pbc.any(dim=1).sum())])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from tether.errors import TetherError
+from tether.tasks.task import mean
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -48,7 +49,7 @@ class DistillationTask:
     variance: float
     name: str = "distillation"
 
-    def loss(self, model: AdaptedModel, graph: Graph) -> Tensor:
+    def loss(self, model: AdaptedModel, graph: Graph, counts: Tensor | None = None) -> Tensor:
         """Loss of one batch.
 
         Parameters
@@ -57,6 +58,8 @@ class DistillationTask:
             Its backbone is the student.
         graph : Graph
             A batch.
+        counts : Tensor, optional
+            Of the batch that this one is a share of, see `counts`.
 
         Returns
         -------
@@ -66,7 +69,11 @@ class DistillationTask:
         with torch.no_grad():
             wanted = self.teacher(graph).node
         change: Tensor = model.features(graph).node - wanted
-        return change.square().mean() / self.variance
+        return mean(change.square(), None if counts is None else counts[0]) / self.variance
+
+    def counts(self, model: AdaptedModel, graph: Graph) -> Tensor:
+        """Features of all atoms."""
+        return torch.tensor([graph.batch.n_atoms * model.backbone.spec.n_features])
 
 
 def distillation_task(model: AdaptedModel, stream: Stream) -> DistillationTask:

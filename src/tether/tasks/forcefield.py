@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from tether.errors import TetherError
+from tether.tasks.task import mean
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,10 +27,11 @@ class ForceFieldTask:
 
     ``force_weight * mean_atoms ‖ΔF‖ / s + energy_weight * mean_systems |ΔE| / (n_atoms s a)
     + stress_weight * mean_systems ‖V Δσ‖ / (n_atoms s a)``
-    with the force scale ``s`` (eV/Å) and ``a`` = 1 Å. The force term is the structure-wise L2
-    norm of JMP (arXiv 2310.16802). Stress enters as the virial an atom, an energy like the others,
-    so that its weight does not depend on the density; structures without a label of it are left
-    out of the mean.
+    with the force scale ``s`` (eV/Å) and ``a`` = 1 Å. The force term is the L2 norm of JMP
+    (arXiv 2310.16802); with `per_structure` also its mean, over the atoms of each structure and
+    then over structures, so that large ones do not count more. Stress enters as the virial an
+    atom, an energy like the others, so that its weight does not depend on the density; structures
+    without a label of it are left out of the mean.
 
     Attributes
     ----------
@@ -44,6 +46,8 @@ class ForceFieldTask:
         In logs.
     head : str or None
         One of the model's `potentials`; None: the backbone's own.
+    per_structure : bool
+        How forces are averaged.
     """
 
     stream: Stream
@@ -53,8 +57,9 @@ class ForceFieldTask:
     stress_weight: float = 1.0
     name: str = "forcefield"
     head: str | None = None
+    per_structure: bool = False
 
-    def loss(self, model: AdaptedModel, graph: Graph) -> Tensor:
+    def loss(self, model: AdaptedModel, graph: Graph, counts: Tensor | None = None) -> Tensor:
         """Loss of one batch, differentiable twice.
 
         Parameters
@@ -63,6 +68,8 @@ class ForceFieldTask:
             Its backbone has a potential.
         graph : Graph
             A labelled batch.
+        counts : Tensor, optional
+            Of the batch that this one is a share of, see `counts`.
 
         Returns
         -------
@@ -71,28 +78,44 @@ class ForceFieldTask:
         """
         energy, forces, stress = model.energy_forces(graph, create_graph=True, head=self.head)
         batch = graph.batch
-        force_error = (forces - batch.atom_labels["forces"].to(forces.dtype)).norm(dim=-1).mean()
-        loss: Tensor = self.force_weight * force_error / self.scale
+        n_atoms, n_systems, n_stresses = (None, None, None) if counts is None else counts
+        force_error = (forces - batch.atom_labels["forces"].to(forces.dtype)).norm(dim=-1)
+        if self.per_structure:
+            force_error = force_error / batch.counts.index_select(0, batch.system_idx)
+            mean_force = force_error.sum() / (batch.n_systems if counts is None else n_systems)
+        else:
+            mean_force = mean(force_error, n_atoms)
+        loss: Tensor = self.force_weight * mean_force / self.scale
         if self.energy_weight:
             # Total energies are thousands of eV: the difference is taken in double precision.
             per_atom = ((energy.double() - batch.labels["energy"]) / batch.counts).to(forces.dtype)
-            loss = loss + self.energy_weight * per_atom.abs().mean() / self.scale
+            loss = loss + self.energy_weight * mean(per_atom.abs(), n_systems) / self.scale
         if self.stress_weight and stress is not None and "stress" in batch.labels:
-            virial = _virial_error(stress, batch)
+            virial = _virial_error(stress, batch, n_stresses)
             loss = loss + self.stress_weight * virial / self.scale
         return loss
 
+    def counts(self, model: AdaptedModel, graph: Graph) -> Tensor:  # noqa: ARG002
+        """Atoms, structures, and those of them with a label of stress."""
+        batch = graph.batch
+        n_stresses = int(_has_stress(batch).sum()) if "stress" in batch.labels else 0
+        return torch.tensor([batch.n_atoms, batch.n_systems, n_stresses])
 
-def _virial_error(stress: Tensor, batch: AtomBatch) -> Tensor:
+
+def _has_stress(batch: AtomBatch) -> Tensor:
+    return torch.isfinite(batch.labels["stress"]).flatten(1).all(dim=1)
+
+
+def _virial_error(stress: Tensor, batch: AtomBatch, n_known: Tensor | None) -> Tensor:
     """Mean over labelled structures of the norm of the virial's error an atom, eV."""
     wanted = batch.labels["stress"].to(stress.dtype).reshape(-1, 3, 3)
-    known = torch.isfinite(wanted).flatten(1).all(dim=1)
+    known = _has_stress(batch)
     volume = torch.linalg.det(batch.cell.detach()).abs() / batch.counts
     # NaN is replaced before the difference: masked afterwards, its gradient would still be NaN.
     error = stress - torch.where(known[:, None, None], wanted, stress.detach())
     norm = error.flatten(1).norm(dim=1)
-    mean: Tensor = (norm * volume * known).sum() / known.sum().clamp(min=1)
-    return mean
+    total: Tensor = (norm * volume * known).sum()
+    return total / (known.sum() if n_known is None else n_known).clamp(min=1)
 
 
 def force_scale(graph: Graph) -> float:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import huber_loss, l1_loss, mse_loss
 
+from tether.tasks.task import mean
+
 if TYPE_CHECKING:
     from tether.data.loader import GraphStream
     from tether.graph import Graph
@@ -39,7 +41,7 @@ class PropertyTask:
     loss_name: LossName = "l1"
     name: str = "property"
 
-    def loss(self, model: AdaptedModel, graph: Graph) -> Tensor:
+    def loss(self, model: AdaptedModel, graph: Graph, counts: Tensor | None = None) -> Tensor:
         """Mean over targets of the mean over labelled entries.
 
         Parameters
@@ -48,6 +50,8 @@ class PropertyTask:
             With a head for each target.
         graph : Graph
             A batch.
+        counts : Tensor, optional
+            Of the batch that this one is a share of, see `counts`.
 
         Returns
         -------
@@ -55,11 +59,12 @@ class PropertyTask:
             Scalar; zero, with a gradient of zero, where the batch has no label at all.
         """
         means, counted = [], []
-        for name, output in model(graph).items():
+        for place, (name, output) in enumerate(model(graph).items()):
+            count = None if counts is None else counts[place]
             label = model.heads[name].standardise(graph.batch).to(output.dtype)
             # The usual batch is fully labelled: then the mask would only cost time.
             if name in graph.batch.complete:
-                means.append(_elementwise(self.loss_name, output, label).mean())
+                means.append(mean(_elementwise(self.loss_name, output, label), count))
                 counted.append(output.new_ones(()))
                 continue
             known = ~torch.isnan(label)
@@ -67,9 +72,15 @@ class PropertyTask:
             errors = _elementwise(
                 self.loss_name, output, torch.where(known, label, output.detach())
             )
-            means.append(errors.sum() / known.sum().clamp(min=1))
-            counted.append(known.any().to(output.dtype))
+            n_known = known.sum() if count is None else count
+            means.append(errors.sum() / n_known.clamp(min=1))
+            counted.append((n_known > 0).to(output.dtype))
         return torch.stack(means).sum() / torch.stack(counted).sum().clamp(min=1)
+
+    def counts(self, model: AdaptedModel, graph: Graph) -> Tensor:
+        """Labelled entries of each target."""
+        labels = [head.standardise(graph.batch) for head in model.heads.values()]
+        return torch.stack([(~torch.isnan(label)).sum() for label in labels])
 
 
 def _elementwise(name: LossName, output: Tensor, label: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from tether.graph import Graph
     from tether.model import AdaptedModel
 
-__all__ = ["Stream", "Task"]
+__all__ = ["Stream", "Task", "mean"]
 
 
 class Stream(Protocol):
@@ -34,6 +34,31 @@ class Task(Protocol):
         """Where its batches come from."""
         ...
 
-    def loss(self, model: AdaptedModel, graph: Graph) -> Tensor:
-        """Scalar loss of one batch."""
+    def loss(self, model: AdaptedModel, graph: Graph, counts: Tensor | None = None) -> Tensor:
+        """Scalar loss of one batch; with the `counts` of a larger one, the part of its loss."""
         ...
+
+    def counts(self, model: AdaptedModel, graph: Graph) -> Tensor:
+        """What each mean in the loss is taken over, shape (n_means,), int64.
+
+        Those of the shares of a batch add up to its own, and so do their losses with these counts.
+        """
+        ...
+
+
+def mean(values: Tensor, count: Tensor | None) -> Tensor:
+    """Mean of all entries, or what a share contributes to a mean over more.
+
+    Parameters
+    ----------
+    values : Tensor
+        Any shape.
+    count : Tensor or None
+        Entries of all shares, a scalar; None where these are all.
+
+    Returns
+    -------
+    Tensor
+        Scalar.
+    """
+    return values.mean() if count is None else values.sum() / count

@@ -33,7 +33,15 @@ if TYPE_CHECKING:
     from tether.model import AdaptedModel
     from tether.tasks.task import Task
 
-__all__ = ["CompiledLoss", "Like", "can_compile", "find_compiler", "flatten", "unflatten"]
+__all__ = [
+    "CompiledLoss",
+    "Like",
+    "attach_gradients",
+    "can_compile",
+    "find_compiler",
+    "flatten",
+    "unflatten",
+]
 
 #: Largest relative distance between compiled and plain gradients of the first step, single
 #: precision. Rounding gives 1e-5.
@@ -97,13 +105,15 @@ class CompiledLoss:
         self.model, self.task = model, task
         self._compiled: dict[Any, _Compiled] = {}
 
-    def __call__(self, graph: Graph) -> Tensor:
+    def __call__(self, graph: Graph, counts: Tensor | None = None) -> Tensor:
         """Loss of a batch.
 
         Parameters
         ----------
         graph : Graph
-            A batch of the task's stream.
+            A batch of the task's stream, or a share of one.
+        counts : Tensor, optional
+            See `Task.loss`.
 
         Returns
         -------
@@ -117,25 +127,25 @@ class CompiledLoss:
         """
         moving = [p for p in self.model.parameters() if p.requires_grad]
         tensors, like = flatten(graph, self.model.heads)
-        key = (like, tuple(map(id, moving)))
+        given = [] if counts is None else [counts]
+        key = (like, len(given), tuple(map(id, moving)))
         if key not in self._compiled:
-            self._compiled[key] = self._checked(graph, moving)
+            self._compiled[key] = self._checked(graph, given, moving)
         compiled = self._compiled[key]
-        loss, gradients = compiled(tensors)
-        attached: Tensor = _Attached.apply(  # type: ignore[no-untyped-call]
-            loss, gradients, *compiled.parameters
-        )
-        return attached
+        loss, gradients = compiled([*tensors, *given])
+        return attach_gradients(loss, gradients, compiled.parameters)
 
     def _compile(
-        self, like: Like, tensors: Sequence[Tensor], moving: Sequence[nn.Parameter]
+        self, like: Like, tensors: list[Tensor], given: list[Tensor], moving: Sequence[nn.Parameter]
     ) -> _Compiled:
         from torch.fx.experimental.proxy_tensor import make_fx
 
         used: list[nn.Parameter] = []
 
         def loss_and_gradients(*tensors: Tensor) -> list[Tensor]:
-            loss = self.task.loss(self.model, unflatten(tensors, like))
+            # The counts of a larger batch stand behind the tensors of the graph.
+            graph, counts = unflatten(tensors, like), tensors[-len(given) :] if given else ()
+            loss = self.task.loss(self.model, graph, *counts)
             found = torch.autograd.grad(loss, moving, allow_unused=True)
             # A weight that the loss does not know keeps no gradient at all, as after backward().
             used[:] = [p for p, gradient in zip(moving, found, strict=True) if gradient is not None]
@@ -144,11 +154,12 @@ class CompiledLoss:
         trace = make_fx(loss_and_gradients, tracing_mode="symbolic", _allow_non_fake_inputs=True)
         try:
             with _TwiceDifferentiable(), _own_sizes():
-                traced = trace(*tensors)
+                traced = trace(*tensors, *given)
         except Exception as error:
             raise self._refusal(str(error).splitlines()[0]) from error
         # `len(tensor)` in a backbone makes a number of what should stay a size.
-        if any(_is_fixed(node) for node in traced.graph.nodes if node.op == "placeholder"):
+        sized = [node for node in traced.graph.nodes if node.op == "placeholder"][: len(tensors)]
+        if any(_is_fixed(node) for node in sized):
             raise self._refusal("a size of the first batch would be taken for that of all")
         return _Compiled(torch.compile(traced, dynamic=True, fullgraph=True), tuple(used))
 
@@ -160,7 +171,9 @@ class CompiledLoss:
             fix="set training.compile=false",
         )
 
-    def _checked(self, graph: Graph, moving: Sequence[nn.Parameter]) -> _Compiled:
+    def _checked(
+        self, graph: Graph, given: list[Tensor], moving: Sequence[nn.Parameter]
+    ) -> _Compiled:
         # On its own labels a pretrained model has no error, and the gradient of none is noise.
         graph = replace(
             graph,
@@ -173,12 +186,12 @@ class CompiledLoss:
             ),
         )
         # Before the trace: what a backbone computes once and keeps is then no part of it.
-        plain = self.task.loss(self.model, graph)
+        plain = self.task.loss(self.model, graph, *given)
         known = torch.autograd.grad(plain, moving, allow_unused=True)
         wanted = [gradient for gradient in known if gradient is not None]
         tensors, like = flatten(graph, self.model.heads)
-        compiled = self._compile(like, tensors, moving)
-        loss, gradients = compiled(tensors)
+        compiled = self._compile(like, tensors, given, moving)
+        loss, gradients = compiled([*tensors, *given])
         right = plain.item()
         pairs = [(loss, plain.detach()), *zip(gradients, wanted, strict=True)]
         scale = sum(float(value.square().sum()) for _, value in pairs) ** 0.5
@@ -204,6 +217,27 @@ class _Compiled:
         with torch.no_grad(), _own_sizes():
             loss, *gradients = self.function(*tensors)
         return loss, gradients
+
+
+def attach_gradients(
+    loss: Tensor, gradients: Sequence[Tensor], parameters: Sequence[nn.Parameter]
+) -> Tensor:
+    """A loss whose backward pass hands over gradients that are already known.
+
+    Parameters
+    ----------
+    loss : Tensor
+        Scalar, without a graph of its own.
+    gradients, parameters : sequence of Tensor
+        What each parameter receives, times what comes from behind the loss.
+
+    Returns
+    -------
+    Tensor
+        The same value.
+    """
+    attached: Tensor = _Attached.apply(loss, gradients, *parameters)  # type: ignore[no-untyped-call]
+    return attached
 
 
 class _Attached(torch.autograd.Function):

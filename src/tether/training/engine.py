@@ -18,6 +18,8 @@ from tether.training.allocator import keep_memory
 from tether.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from tether.training.compiled import CompiledLoss, can_compile
 from tether.training.log import append_log, cut_log
+from tether.training.precision import precision
+from tether.training.ranks import Ranks, SharedLoss
 from tether.training.schedule import first_step, set_rates, thaw
 
 if TYPE_CHECKING:
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from tether.graph import Graph
     from tether.model import AdaptedModel
     from tether.movement.groups import ParameterGroup
     from tether.run import Run
@@ -83,6 +84,7 @@ def train(
     validate: Callable[[AdaptedModel], Validation],
     run: Run,
     report: Callable[[Progress], None] = lambda _: None,
+    ranks: Ranks | None = None,
 ) -> Progress:
     """Train until the leading task has had its steps; resume where a killed run left off.
 
@@ -110,6 +112,8 @@ def train(
         Where checkpoint, weights and log go.
     report : callable
         Called after each step, for progress bars.
+    ranks : Ranks, optional
+        Processes that share the work, all of them here; the first one validates and writes.
 
     Returns
     -------
@@ -122,26 +126,31 @@ def train(
         When a loss or a validation error is not finite.
     """
     keep_memory()
-    trainer = Trainer(model, tasks, groups=groups, balance=balance, settings=settings)
+    ranks = ranks or Ranks()
+    ranks.start_alike([*model.tensors().values(), *balance.tensors().values()])
+    trainer = Trainer(model, tasks, groups=groups, balance=balance, settings=settings, ranks=ranks)
     if averaging:
         trainer.start_average()
     if run.checkpoint.exists():
         trainer.resume(run.checkpoint)
-    # Also before the first checkpoint: a killed run has logged steps that come again.
-    cut_log(run.log, trainer.progress.step)
     progress = trainer.progress
+    ranks.check_step(progress.step)
+    if ranks.is_first:
+        # Also before the first checkpoint: a killed run has logged steps that come again.
+        cut_log(run.log, progress.step)
     started = time.perf_counter() - progress.seconds
     while not _finished(trainer.lead_steps, progress, groups, settings):
         values = trainer.step()
         progress.seconds = time.perf_counter() - started
-        if progress.step % LOG_EVERY == 0:
+        if progress.step % LOG_EVERY == 0 and ranks.is_first:
             _log_train(run, trainer, values)
         steps = trainer.lead_steps
         due = steps % settings.validate_every == 0 or steps == settings.property_steps
         if trainer.lead in values and due:
             _validate(trainer, validate, run)
             progress.seconds = time.perf_counter() - started
-            trainer.save(run.checkpoint)
+            if ranks.is_first:
+                trainer.save(run.checkpoint)
         report(progress)
     return progress
 
@@ -161,6 +170,8 @@ class Trainer:
         How the tasks combine.
     settings : TrainingSettings
         Optimiser and schedule.
+    ranks : Ranks, optional
+        Processes that share each batch.
     """
 
     def __init__(
@@ -171,11 +182,15 @@ class Trainer:
         groups: Sequence[ParameterGroup],
         balance: Balance,
         settings: TrainingSettings,
+        ranks: Ranks | None = None,
     ) -> None:
         self.model, self.groups, self.balance, self.settings = model, groups, balance, settings
+        self.ranks = ranks or Ranks()
         self.tasks = {task.name: task for task in tasks}
         self.lead = PROPERTY if PROPERTY in self.tasks else tasks[0].name
-        self.losses = {name: _loss_of(task, model, settings) for name, task in self.tasks.items()}
+        self.losses = {
+            name: _loss_of(task, model, settings, self.ranks) for name, task in self.tasks.items()
+        }
         self.optimiser = _optimiser(groups, settings)
         self.moving = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.starts = [[p.detach().clone() for p in g.parameters if g.anchor] for g in groups]
@@ -230,13 +245,12 @@ class Trainer:
         thaw(self.groups, self.lead_steps, self.settings)
         set_rates(self.optimiser, self.groups, self.lead_steps, self.settings)
         self.optimiser.zero_grad(set_to_none=True)
-        losses = {
-            name: self.losses[name](self.tasks[name].stream.batch(progress.task_steps[name]))
-            for name in chosen
-        }
-        values = _finite(losses, progress.step)
-        # A task whose every weight is still frozen has nothing to move.
-        self.balance.backward({name: loss for name, loss in losses.items() if loss.requires_grad})
+        with precision(self.settings.precision):
+            losses = {name: self.losses[name](progress.task_steps[name]) for name in chosen}
+            values = _finite(losses, progress.step)
+            # A task whose every weight is still frozen has nothing to move.
+            moving = {name: loss for name, loss in losses.items() if loss.requires_grad}
+            self.balance.backward(moving)
         if self.settings.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.moving.values(), self.settings.clip_norm)
         self.optimiser.step()
@@ -269,11 +283,14 @@ def _finished(
 
 
 def _loss_of(
-    task: Task, model: AdaptedModel, settings: TrainingSettings
-) -> Callable[[Graph], Tensor]:
-    if settings.compile and can_compile(task):
-        return CompiledLoss(model, task)
-    return partial(task.loss, model)
+    task: Task, model: AdaptedModel, settings: TrainingSettings, ranks: Ranks
+) -> Callable[[int], Tensor]:
+    """The loss of a task at a step of its stream."""
+    compiled = settings.compile and can_compile(task)
+    loss = CompiledLoss(model, task) if compiled else partial(task.loss, model)
+    if ranks.n * settings.accumulate > 1:
+        return SharedLoss(model, task, loss, ranks=ranks, n_passes=settings.accumulate)
+    return lambda step: loss(task.stream.batch(step))
 
 
 def _optimiser(groups: Sequence[ParameterGroup], settings: TrainingSettings) -> torch.optim.AdamW:
@@ -333,7 +350,7 @@ def _averaged(model: AdaptedModel, average: Mapping[str, Tensor]) -> Iterator[No
 def _validate(trainer: Trainer, validate: Callable[[AdaptedModel], Validation], run: Run) -> None:
     model, progress = trainer.model, trainer.progress
     with _averaged(model, trainer.average):
-        found = validate(model)
+        found = trainer.ranks.once(lambda: validate(model))
         if not math.isfinite(found.value):
             raise TetherError(
                 f"the validation error is {found.value} at step {progress.step}",
@@ -343,9 +360,12 @@ def _validate(trainer: Trainer, validate: Callable[[AdaptedModel], Validation], 
         if found.value < progress.best_value:
             progress.best_value, progress.stale = found.value, 0
             progress.best_step = trainer.lead_steps
-            save_tensors(run.weights, merged_tensors(model))
+            if trainer.ranks.is_first:
+                save_tensors(run.weights, merged_tensors(model))
         else:
             progress.stale += 1
+    if not trainer.ranks.is_first:
+        return
     event = {"event": "validate", "step": progress.step, "val_loss": found.value, **found.details}
     append_log(run.log, {**event, "property_steps": trainer.lead_steps})
 

@@ -57,6 +57,10 @@ class TrainingSettings:
     compile : bool
         Compile the steps on the property and the force field, see `tether.training.compiled`:
         minutes at the first run on a machine, then faster steps. Needs a C++ compiler.
+    accumulate : int
+        Passes that a step's batch is split over: as many times less memory, the same result.
+    precision : {"32", "tf32", "bf16-mixed"}
+        Of the products in a step, see `tether.training.precision`; validation is in "32".
     """
 
     property_steps: int = 4000
@@ -78,6 +82,8 @@ class TrainingSettings:
     energy_weight: float = 1.0
     stress_weight: float = 1.0
     compile: bool = False
+    accumulate: int = 1
+    precision: Literal["32", "tf32", "bf16-mixed"] = "32"
 
     def identity(self) -> dict[str, Any]:
         """What tells its runs from others: `Run.claim` compares it.
@@ -91,7 +97,9 @@ class TrainingSettings:
         return identity_of(replace(self, compile=False), first=_FIRST_FIELDS)
 
     def __post_init__(self) -> None:
-        for name in ("property_steps", "batch_size", "forcefield_batch_size", "validate_every"):
+        for name in (
+            "property_steps", "batch_size", "forcefield_batch_size", "validate_every", "accumulate",
+        ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise TetherError(
                     f"`training.{name}` is {getattr(self, name)}",
@@ -111,6 +119,12 @@ class TrainingSettings:
         self._require("patience", lambda v: v >= 0, "0 (never) or a number of validations", "0")
         if self.max_atoms is not None:
             self._require("max_atoms", lambda v: v >= 1, "a positive integer or null", "null")
+        if self.compile and self.precision == "bf16-mixed":
+            raise TetherError(
+                "`training.compile` with training.precision=bf16-mixed",
+                expected="one of the two: compiled steps are checked to 1e-3, bfloat16 has 4e-3",
+                fix="set training.compile=false",
+            )
         if not all(0.0 <= beta < 1.0 for beta in self.betas):
             raise TetherError(
                 f"`training.betas` is {list(self.betas)}",

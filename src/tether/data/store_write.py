@@ -80,30 +80,37 @@ def write_store(
     conformed = (_conform(chunk, by_name) for chunk in chunks)
     if shard_size is None:
         _write_file(out, conformed, schema, [content])
-        return content.hexdigest()
-    if shard_size < 1:
+    elif shard_size < 1:
         raise TetherError(
             f"`shard_size` is {shard_size}", expected="at least 1", fix="leave it out for one file"
         )
+    else:
+        _write_shards(out, _cut(conformed, shard_size), schema, by_name, content)
+    return content.hexdigest()
+
+
+def _write_shards(
+    out: Path,
+    numbered: Iterable[tuple[int, Chunk]],
+    schema: pa.Schema,
+    targets: Mapping[str, Target],
+    content: ContentHash,
+) -> None:
     parts = out.with_name(out.name + ".parts")
     for left_over in parts.glob(".*.tmp"):  # of a killed call
         left_over.unlink()
     shards: list[dict[str, Any]] = []
-    for index, group in groupby(_cut(conformed, shard_size), key=itemgetter(0)):
-        shard, own = parts / f"{index:07d}.arrow", ContentHash(by_name)
+    for index, group in groupby(numbered, key=itemgetter(0)):
+        shard, own = parts / f"{index:07d}.arrow", ContentHash(targets)
         write = _compare_file if shard.exists() else _write_file
         n_systems = write(shard, (chunk for _, chunk in group), schema, [content, own])
         shards.append({"file": shard.name, "n_systems": n_systems, "fingerprint": own.hexdigest()})
     _require_structures(len(shards))
     for surplus in set(parts.glob("*.arrow")) - {parts / shard["file"] for shard in shards}:
         surplus.unlink()  # a killed call had more structures
-    fingerprint = content.hexdigest()
-    write_json(
-        parts / MANIFEST,
-        {"format": FORMAT_VERSION, "fingerprint": fingerprint, "shards": shards},
-    )
+    whole = {"format": FORMAT_VERSION, "fingerprint": content.hexdigest(), "shards": shards}
+    write_json(parts / MANIFEST, whole)
     _replace(out, parts)
-    return fingerprint
 
 
 def _write_file(

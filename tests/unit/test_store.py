@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +22,6 @@ from tether.targets import Target
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 TARGETS = [
     Target("gap", unit="eV"),
@@ -324,6 +324,32 @@ def test_an_old_store_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
     new = write_store(folder, kinds_of(batch), TARGETS[:1], shard_size=2)
     assert Store.open(folder).fingerprint == new != old
     assert [p.name for p in tmp_path.iterdir()] == ["s"]
+
+
+@pytest.mark.parametrize("renames", [1, 2])
+def test_a_kill_at_a_rename_of_folders_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renames: int
+) -> None:
+    batch, folder, rename = sample(), tmp_path / "s", Path.rename
+    write_store(folder, kinds_of(batch), TARGETS, shard_size=3)
+    done: list[Path] = []
+
+    def killed(path: Path, to: Path) -> None:
+        done.append(path)
+        if len(done) == renames:
+            raise Killed
+        rename(path, to)
+
+    monkeypatch.setattr(Path, "rename", killed)
+    with pytest.raises(Killed):
+        write_store(folder, kinds_of(batch), TARGETS[:1], shard_size=3)
+    monkeypatch.undo()
+    # The new store is whole beside the old one, which has its old name or another.
+    Store.open(tmp_path / "s.parts").verify()
+    Store.open(folder if renames == 1 else tmp_path / "s.replaced").verify()
+    new = write_store(folder, kinds_of(batch), TARGETS[:1], shard_size=3)
+    assert Store.open(folder).fingerprint == new
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
 
 
 def test_a_damaged_folder_is_refused(tmp_path: Path) -> None:

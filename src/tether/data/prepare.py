@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -111,8 +112,7 @@ def prepare(
     seed : int
         Of that sample.
     shard_size : int, optional
-        Write a folder of files of this many structures; a killed call, repeated, goes on. Default:
-        one file.
+        Write a folder of files of this many structures; a killed call, repeated, goes on.
     progress : callable, optional
         Called with (input, number of structures just read).
 
@@ -125,11 +125,9 @@ def prepare(
     ------
     TetherError
         When an input is unreadable or empty, a target does not exist or has no value, an id is
-        used twice, or no structure is left. Then no store is written; finished shards stay in
-        ``<out>.parts``.
+        used twice, or no structure is left. Then no store is written.
     """
-    sharded = shard_size is not None
-    destination = None if out is None else _destination(Path(out), inputs, sharded=sharded)
+    destination = None if out is None else _destination(Path(out), inputs, shard_size)
     if not inputs:
         raise TetherError(
             "no input", expected="at least one file, or qm9", fix="name the files to read"
@@ -145,8 +143,7 @@ def prepare(
     kept = _Kept(stream, auditor, chosen)
     fingerprint = audit_file = None
     if destination is None:
-        for _ in kept:
-            pass
+        deque(kept, maxlen=0)
     else:
         metadata = {"inputs": [str(path) for path in inputs], "limit": limit, "seed": seed}
         fingerprint = write_store(
@@ -256,12 +253,12 @@ class _Kept:
                 )
 
 
-def _destination(out: Path, inputs: Sequence[str | Path], *, sharded: bool) -> Path:
+def _destination(out: Path, inputs: Sequence[str | Path], shard_size: int | None) -> Path:
     if any(Path(path).exists() and Path(path).resolve() == out.resolve() for path in inputs):
         raise TetherError(
             f"{out} is input and output at once", expected="another name", fix="change --out"
         )
-    if out.is_dir() and not (sharded and (out / MANIFEST).is_file()):
+    if out.is_dir() and (shard_size is None or not (out / MANIFEST).is_file()):
         raise TetherError(f"{out} is a folder", expected="a file name", fix=f"use {out}/data.arrow")
     if out.is_file():
         with out.open("rb") as file:

@@ -13,11 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tether.data.chunks import Chunk, batch_from_arrays
-from tether.data.loader import GraphStream, StoreStream, _share
+from tether.data.loader import GraphStream, StoreStream
 from tether.data.store import Store, write_store
 from tether.errors import TetherError
 from tether.graph import Graph, neighbour_edges
@@ -112,26 +110,17 @@ def test_ranks_share_each_batch_of_a_single_rank(store: Store, n_ranks: int) -> 
         stream.close()
 
 
-@given(
-    sizes=st.lists(st.integers(1, 200), min_size=1, max_size=50),
-    n_ranks=st.integers(1, 8),
-)
-def test_shares_are_disjoint_and_balanced(sizes: list[int], n_ranks: int) -> None:
-    array = np.array(sizes)
-    shares = [_share(array, rank, n_ranks) for rank in range(n_ranks)]
-    counts = [len(share) for share in shares]
-    atoms = [int(array[share].sum()) for share in shares]
-    assert min(counts) >= 1
-    assert max(atoms) - min(atoms) <= max(sizes)
-    if len(sizes) >= n_ranks:
-        assert sorted(np.concatenate(shares).tolist()) == list(range(len(sizes)))
-
-
-def test_dealing_in_order_would_not_be_balanced() -> None:
-    sizes = np.random.default_rng(0).lognormal(3, 1, 64).astype(int) + 1
-    plain = [int(sizes[rank::4].sum()) for rank in range(4)]
-    dealt = [int(sizes[_share(sizes, rank, 4)].sum()) for rank in range(4)]
-    assert max(dealt) - min(dealt) < 0.2 * (max(plain) - min(plain))
+def test_a_rank_without_a_structure_has_an_empty_graph(store: Store) -> None:
+    chosen = [7, 9]
+    streams = [
+        StoreStream(store, prepare, batch_size=8, indices=chosen, rank=rank, n_ranks=3)
+        for rank in range(3)
+    ]
+    shares = [stream.batch(0) for stream in streams]
+    assert sorted(graph.n_systems for graph in shares) == [0, 1, 1]
+    assert sorted(itertools.chain(*map(rows, shares))) == chosen
+    for stream in streams:
+        stream.close()
 
 
 def test_batches_are_made_ahead_and_no_more_than_asked(store: Store) -> None:
@@ -219,8 +208,7 @@ def test_memory_does_not_grow_with_the_store(tmp_path: Path) -> None:
     [
         ({"batch_size": 4, "max_atoms": 5}, r"a structure has 8 atoms; expected at most max_atoms"),
         ({"batch_size": 4, "indices": []}, "0 structures in batches of 4"),
-        ({"batch_size": 4, "rank": 2, "n_ranks": 2}, "rank 2 of 2 with batches of 4"),
-        ({"batch_size": 1, "rank": 0, "n_ranks": 2}, "rank 0 of 2 with batches of 1"),
+        ({"batch_size": 4, "rank": 2, "n_ranks": 2}, "rank 2 of 2; expected 0 <= rank < n_ranks"),
     ],
 )
 def test_impossible_streams(store: Store, options: dict[str, int], message: str) -> None:

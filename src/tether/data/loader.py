@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
-from heapq import heapreplace
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
 
+from tether.data.shares import balanced_shares
 from tether.errors import TetherError
 
 if TYPE_CHECKING:
@@ -82,8 +82,8 @@ class StoreStream:
     indices : array of int, optional
         Rows of the store to draw from; default all.
     rank, n_ranks : int
-        Which share of each batch. Shares are disjoint and have nearly as many atoms. Where a batch
-        has fewer structures than there are ranks, some of them stand in several shares.
+        Which share of each batch, see `balanced_shares`. Where a batch has fewer structures than
+        there are ranks, some shares are empty.
     n_ahead : int
         Batches that are made ahead of the last one asked for; 0: each when it is asked for.
     n_workers : int
@@ -110,18 +110,18 @@ class StoreStream:
         n_ahead: int = 4,
         n_workers: int = 1,
     ) -> None:
-        if not 0 <= rank < n_ranks <= batch_size:
+        if not 0 <= rank < n_ranks:
             raise TetherError(
-                f"rank {rank} of {n_ranks} with batches of {batch_size}",
-                expected="0 <= rank < n_ranks <= batch_size",
-                fix="check the launcher and training.batch_size",
+                f"rank {rank} of {n_ranks}",
+                expected="0 <= rank < n_ranks",
+                fix="check what starts the processes",
             )
         self._store, self._prepare = store, prepare
         self._rows = None if indices is None else np.asarray(indices, dtype=np.int64)
         sizes = store.n_atoms_per_system
         self._sizes = sizes if self._rows is None else sizes[self._rows]
         self._order = _Order(self._sizes, batch_size, max_atoms, seed)
-        self._rank, self._n_ranks, self._n_ahead = rank, n_ranks, n_ahead
+        self.rank, self.n_ranks, self._n_ahead = rank, n_ranks, n_ahead
         self._pool = ThreadPoolExecutor(n_workers, thread_name_prefix="tether-batches")
         self._ready: dict[int, Future[Graph]] = {}
 
@@ -149,7 +149,7 @@ class StoreStream:
     def indices(self, step: int) -> NDArray[np.int64]:
         """Rows of the store in this rank's share of batch `step`, shape (n_share,)."""
         rows = self._order.rows(step)
-        rows = rows[_share(self._sizes[rows], self._rank, self._n_ranks)]
+        rows = rows[balanced_shares(self._sizes[rows], self.n_ranks)[self.rank]]
         return rows if self._rows is None else self._rows[rows]
 
     def close(self) -> None:
@@ -164,7 +164,11 @@ class StoreStream:
         self.close()
 
     def _made(self, rows: NDArray[np.int64]) -> Graph:
-        return self._prepare(self._store.batch(rows))
+        if len(rows):
+            return self._prepare(self._store.batch(rows))
+        # Not every backbone can prepare nothing.
+        first = [0] if self._rows is None else self._rows[:1]
+        return self._prepare(self._store.batch(first)).select([])
 
 
 class _Order:
@@ -216,21 +220,3 @@ class _Order:
             fits = int(np.searchsorted(ends, ends[bounds[-1]] + self._max_atoms, side="right")) - 1
             bounds.append(min(fits, bounds[-1] + self._batch_size))
         return np.array(bounds)
-
-
-def _share(sizes: NDArray[np.int64], rank: int, n_ranks: int) -> NDArray[np.int64]:
-    """Places of one rank's structures in a batch, in order.
-
-    From the largest on, each structure goes to the rank with the fewest atoms so far: ranks differ
-    by no more atoms than the largest structure has, mostly by much less.
-    """
-    largest_first = np.argsort(-sizes, kind="stable")
-    dealt = np.resize(largest_first, max(len(sizes), n_ranks))
-    ranks = [(0, each) for each in range(n_ranks)]  # a heap
-    mine = []
-    for place, size in zip(dealt.tolist(), sizes[dealt].tolist(), strict=True):
-        n_atoms, lightest = ranks[0]
-        heapreplace(ranks, (n_atoms + size, lightest))
-        if lightest == rank:
-            mine.append(place)
-    return np.sort(np.array(mine))

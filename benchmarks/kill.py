@@ -62,7 +62,7 @@ def write(out: Path, *, announce: bool = False) -> str:
     if announce:
         write_store(out.with_name("first"), chunks(10), [ENERGY, FORCES])  # imports all it needs
         print("begins", flush=True)
-    return write_store(out, chunks(120_000, size=700), [ENERGY, FORCES], shard_size=3_000)
+    return write_store(out, chunks(24_000, size=140), [ENERGY, FORCES], shard_size=600)
 
 
 def writer(n: int, folder: Path) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def writer(n: int, folder: Path) -> dict[str, Any]:
     while n_killed < n:
         old = None
         if n_killed % 2:
-            old = write_store(out, chunks(1_000), [ENERGY], shard_size=400)
+            old = write_store(out, chunks(500), [ENERGY], shard_size=200)
         was_killed = killed(command, (0, longest), rng)
         if not was_killed:  # it was faster than the draw
             _clear(folder, "store")

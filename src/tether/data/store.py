@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 
 from tether.data.store_columns import ContentHash
 from tether.data.store_file import open_files, unreadable
 from tether.data.store_write import write_store
 from tether.errors import TetherError
-from tether.structures import AtomBatch, ragged_indices
+from tether.structures import AtomBatch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import pyarrow as pa
     from numpy.typing import NDArray
 
     from tether.targets import Target
@@ -27,16 +28,16 @@ __all__ = ["Store", "write_store"]
 
 
 class _Part:
-    """Views into one record batch; nothing is copied but the bits of `pbc` and the offsets."""
+    """Views into one record batch; nothing is copied but the bits of `pbc`."""
 
     def __init__(self, columns: pa.RecordBatch, targets: dict[str, Target]) -> None:
         def shaped(flat: pa.Array, *size: int) -> NDArray[Any]:
             array: NDArray[Any] = flat.to_numpy(zero_copy_only=False)
             return array if size == (1,) else array.reshape(-1, *size)
 
-        numbers = columns["numbers"]
-        self.columns = columns
-        self.ptr = torch.from_numpy(numbers.offsets.to_numpy().astype(np.int64))
+        numbers, ids = columns["numbers"], columns["id"].buffers()
+        self.ptr: NDArray[np.int32] = numbers.offsets.to_numpy()
+        self.id_ptr, self.id_text = np.frombuffer(ids[1], dtype=np.int32), memoryview(ids[2] or b"")
         # By column name: one row a structure; one row an atom.
         self.systems = {
             "cell": shaped(columns["cell"].values, 3, 3),
@@ -55,6 +56,10 @@ class _Part:
             else:
                 flat = columns[key] if size == 1 else columns[key].values
                 self.systems[key] = shaped(flat, size)
+
+    def ids(self, rows: NDArray[np.int64]) -> list[str]:
+        borders = zip(self.id_ptr[rows].tolist(), self.id_ptr[rows + 1].tolist(), strict=True)
+        return [str(self.id_text[start:stop], "utf-8") for start, stop in borders]
 
 
 class Store:
@@ -85,7 +90,7 @@ class Store:
         self.targets, self.metadata = files[0].targets, files[0].metadata
         self._batches = [batch for file in files for batch in file.batches]
         sizes = [batch.num_rows for batch in self._batches]
-        self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        self._starts = _ends(np.array(sizes))
         self.n_systems = int(self._starts[-1])
 
     @classmethod
@@ -123,7 +128,12 @@ class Store:
     @cached_property
     def n_atoms_per_system(self) -> NDArray[np.int64]:
         """Atoms of each structure, shape (n_systems,)."""
-        return np.concatenate([torch.diff(part.ptr).numpy() for part in self._parts])
+        return np.concatenate([np.diff(part.ptr).astype(np.int64) for part in self._parts])
+
+    @cached_property
+    def _first_atoms(self) -> NDArray[np.int64]:
+        """Place of each structure's first atom in its part, shape (n_systems,)."""
+        return np.concatenate([part.ptr[:-1].astype(np.int64) for part in self._parts])
 
     @property
     def n_atoms(self) -> int:
@@ -226,22 +236,8 @@ class Store:
                 expected=f"0 to {self.n_systems - 1}",
                 fix="make the split anew from this store",
             )
-        ptr = np.concatenate([[0], np.cumsum(self.n_atoms_per_system[idx])])
-        # Each value is copied once, from the file to its place in the batch.
-        like = self._parts[0]
-        systems, atoms = _empty(like.systems, len(idx)), _empty(like.atoms, int(ptr[-1]))
-        ids = np.empty(len(idx), dtype=object)
-        part_of = np.searchsorted(self._starts, idx, side="right") - 1
-        for number in np.unique(part_of).tolist():
-            part, rows = self._parts[number], np.flatnonzero(part_of == number)
-            local = idx[rows] - self._starts[number]
-            for name, column in part.systems.items():
-                systems[name][rows] = column[local]
-            source, _ = ragged_indices(part.ptr, torch.from_numpy(local))
-            place, _ = ragged_indices(torch.from_numpy(ptr), torch.from_numpy(rows))
-            for name, column in part.atoms.items():
-                atoms[name][place.numpy()] = column[source.numpy()]
-            ids[rows] = part.columns["id"].take(pa.array(local)).to_numpy(zero_copy_only=False)
+        ptr = _ends(self.n_atoms_per_system[idx])
+        systems, atoms, ids = self._gather(idx, ptr)
         labelled: dict[str, dict[str, torch.Tensor]] = {"system": {}, "atom": {}}
         for name, target in self.targets.items():
             columns = atoms if target.level == "atom" else systems
@@ -253,8 +249,35 @@ class Store:
             **{n: torch.from_numpy(systems[n]) for n in ("cell", "pbc", "charge", "spin")},
             labels=labelled["system"],
             atom_labels=labelled["atom"],
-            ids=tuple(ids.tolist()),
+            ids=ids,
         )
+
+    def _gather(
+        self, idx: NDArray[np.int64], ptr: NDArray[np.int64]
+    ) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]], tuple[str, ...]]:
+        """Columns of systems, of atoms, and the ids. A value is copied once: to its place."""
+        systems = _empty(self._parts[0].systems, len(idx))
+        atoms = _empty(self._parts[0].atoms, int(ptr[-1]))
+        ids = np.empty(len(idx), dtype=object)
+        part_of = np.searchsorted(self._starts, idx, side="right") - 1
+        # Rows and atoms part by part: where they go, and where they come from.
+        row_to = np.argsort(part_of, kind="stable")
+        by_part = idx[row_to]
+        row_from = by_part - self._starts[part_of[row_to]]
+        counts = self.n_atoms_per_system[by_part]
+        ends = _ends(counts)
+        within = np.arange(ends[-1]) - np.repeat(ends[:-1], counts)
+        atom_to = within + np.repeat(ptr[row_to], counts)
+        atom_from = within + np.repeat(self._first_atoms[by_part], counts)
+        touched, first = np.unique(part_of[row_to], return_index=True)
+        for number, (start, stop) in zip(touched, pairwise([*first, len(idx)]), strict=True):
+            part, rows, flat = self._parts[number], slice(start, stop), slice(*ends[[start, stop]])
+            for name, column in part.systems.items():
+                systems[name][row_to[rows]] = column[row_from[rows]]
+            for name, column in part.atoms.items():
+                atoms[name][atom_to[flat]] = column[atom_from[flat]]
+            ids[row_to[rows]] = part.ids(row_from[rows])
+        return systems, atoms, tuple(ids.tolist())
 
     def composition(self, elements: Sequence[int] | None = None) -> NDArray[np.int32]:
         """Atoms of each element in each structure, for linear references.
@@ -294,6 +317,10 @@ class Store:
 
     def _texts(self, name: str) -> NDArray[np.object_]:
         return _joined([columns[name].to_numpy(zero_copy_only=False) for columns in self._batches])
+
+
+def _ends(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
 def _joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:

@@ -189,7 +189,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
     mpl.use("svg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(6, 3.2), layout="constrained")
+    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
     written = np.array(result["write"]["trace"])
     seen, own, files = np.array(result["epoch"]["trace"]).T
     axes.plot(written[:, 0] / 1e6, written[:, 1], color="tab:green", label="writer")
@@ -199,7 +199,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
         label="pages of the store that the system keeps while memory is free",
     )  # fmt: skip
     axes.set(xlabel="structures, millions", ylabel="resident memory, MiB", ylim=(0, None))
-    axes.legend(fontsize=7)
+    figure.legend(loc="outside upper center", fontsize=8)
     figure.savefig(path)
 
 

@@ -9,7 +9,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-EXTRAS := so3lr,chgnet,sevennet,tensornet,qm9,xtb,ray,surgery,collapse,splits,distributed,dev
+EXTRAS := so3lr,chgnet,sevennet,tensornet,qm9,hdf5,lmdb,xtb,ray,surgery,collapse,splits,distributed,dev
 # torch goes first and alone: any other package that asks for it might choose another build.
 TORCH := torch==2.13.0
 SOURCES := src tests benchmarks tools conftest.py

@@ -224,6 +224,23 @@ def test_command_line(two_files: list[Path], tmp_path: Path) -> None:
     assert Store.open(out).n_systems == 9
 
 
+def test_command_line_writes_shards(two_files: list[Path], tmp_path: Path) -> None:
+    files, out = [str(path) for path in two_files], tmp_path / "shards"
+    for _ in range(2):  # the second replaces the first
+        result = runner([*files, "-o", str(out), "--target", "gap", "--shard-size", "4"])
+        assert result.exit_code == 0, result.output  # type: ignore[attr-defined]
+    one = prepare(two_files, tmp_path / "one.arrow", targets=["gap"])
+    store = Store.open(out)
+    assert store.fingerprint == one.fingerprint
+    assert sorted(path.name for path in out.iterdir()) == [
+        "0000000.arrow", "0000001.arrow", "0000002.arrow", "manifest.json",
+    ]  # fmt: skip
+    result = runner([*files, "-o", str(out), "--target", "gap"])
+    assert "is a folder" in str(result.exception)  # type: ignore[attr-defined]
+    result = runner([*files, "-o", str(tmp_path), "--target", "gap", "--shard-size", "4"])
+    assert "is a folder" in str(result.exception)  # type: ignore[attr-defined]
+
+
 def test_command_line_json_dry_run_and_errors(two_files: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "d.arrow"
     result = runner([str(two_files[0]), "-o", str(out), "--json", "--dry-run", "--limit", "3"])

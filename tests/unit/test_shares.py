@@ -18,6 +18,8 @@ from tether.data.shares import balanced_shares
 from tether.errors import TetherError
 from tether.graph import Graph
 from tether.heads.denoising import DenoisingHead
+from tether.heads.energy import EnergyHead
+from tether.heads.pair import PairHead
 from tether.heads.readout import PropertyHead
 from tether.model import AdaptedModel
 from tether.structures import from_ase
@@ -75,7 +77,8 @@ def mixture(molecules: list[Atoms]) -> Graph:
 
 def model_of(graph: Graph) -> AdaptedModel:
     heads = [PropertyHead(Target(name), 16, n_hidden=8) for name in ("a", "b")]
-    model = AdaptedModel(TinyBackbone(n_features=16), heads, DenoisingHead(16, n_hidden=8))
+    own = {"own": EnergyHead(16, scale=1.0)}
+    model = AdaptedModel(TinyBackbone(n_features=16), heads, DenoisingHead(16, n_hidden=8), own)
     for head in model.heads.values():
         head.fit_scale(graph.batch)
     return model.double()
@@ -83,13 +86,17 @@ def model_of(graph: Graph) -> AdaptedModel:
 
 def tasks_of(model: AdaptedModel, graph: Graph) -> dict[str, Any]:
     stream = GraphStream(graph, batch_size=graph.n_systems)
-    assert model.denoising is not None
+    assert isinstance(model.denoising, DenoisingHead)
+    pair = PairHead(16, cutoff=4.0, conditioned=True).double()
+    model.pair = pair
     tasks = {
         "property": PropertyTask(stream),
         "huber": PropertyTask(stream, "huber"),
         "forcefield": ForceFieldTask(stream, scale=1.5, stress_weight=2.0),
         "distillation": distillation_task(model, stream),
-        "denoising": DenoisingTask(NoisyStream(stream, 0.05), model.denoising),
+        "denoising": DenoisingTask(NoisyStream(stream, (0.05,)), model.denoising),
+        "by structure": ForceFieldTask(stream, scale=1.5, per_structure=True, head="own"),
+        "cells": DenoisingTask(NoisyStream(stream, (0.05, 0.1), strain=0.05), pair),
     }
     with torch.no_grad():
         for parameter in model.backbone.parameters():  # type: ignore[attr-defined]
@@ -110,7 +117,10 @@ def distance(first: dict[str, Any], second: dict[str, Any]) -> float:
     return float((off / sum(float(first[n].square().sum()) for n in known)) ** 0.5)
 
 
-@pytest.mark.parametrize("name", ["property", "huber", "forcefield", "distillation", "denoising"])
+@pytest.mark.parametrize(
+    "name",
+    ["property", "huber", "forcefield", "distillation", "denoising", "by structure", "cells"],
+)
 @pytest.mark.parametrize("n_passes", [3, 20])  # 20: more than there are structures
 def test_shares_add_up_to_the_whole(molecules: list[Atoms], name: str, n_passes: int) -> None:
     graph = mixture(molecules)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +21,7 @@ from tether.structures import AtomBatch, from_ase
 from tether.targets import Target
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
 TARGETS = [
     Target("gap", unit="eV"),
@@ -241,3 +242,131 @@ def test_impossible_atomic_number(tmp_path: Path) -> None:
     batch.numbers[0] = 300
     with pytest.raises(TetherError, match="atomic number 300; expected 0 to 118"):
         write_store(tmp_path / "s.arrow", chunks_of(batch, 7), TARGETS)
+
+
+class Killed(BaseException):
+    """As sudden as a signal: no handler for errors runs."""
+
+
+def kinds_of(batch: AtomBatch, size: int = 2) -> list[Chunk]:
+    return [Chunk(c.batch, ("f",) * c.batch.n_systems) for c in chunks_of(batch, size)]
+
+
+def stopping(chunks: list[Chunk], after: int) -> Iterator[Chunk]:
+    yield from chunks[:after]
+    raise Killed
+
+
+def test_shards_hold_what_one_file_holds(tmp_path: Path) -> None:
+    batch, folder = sample(), tmp_path / "s"
+    single = write_store(tmp_path / "s.arrow", kinds_of(batch), TARGETS)
+    for shard_size in (1, 2, 3, 7, 100):
+        sharded = write_store(folder, kinds_of(batch), TARGETS, shard_size=shard_size)
+        assert sharded == single
+        assert len(list(folder.glob("*.arrow"))) == -(-7 // min(shard_size, 7))
+        store = Store.open(folder)
+        store.verify()
+        assert store.fingerprint == single
+        assert_same(store.batch([6, 0, 3, 3]), batch.select([6, 0, 3, 3]))
+        assert_same(pickle.loads(pickle.dumps(store)).batch([5]), batch.select([5]))
+        assert store.ids.tolist() == list(batch.ids)
+        assert store.composition().sum() == batch.n_atoms
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["s", "s.arrow"]
+    # A shard is a store of its own.
+    assert Store.open(folder / "0000000.arrow").n_systems == 7
+
+
+@pytest.mark.parametrize("after", [1, 2, 3, 4])
+def test_a_killed_writer_goes_on_where_it_was(tmp_path: Path, after: int) -> None:
+    batch, folder = sample(), tmp_path / "s"
+    expected = write_store(tmp_path / "one", kinds_of(batch), TARGETS, shard_size=3)
+    with pytest.raises(Killed):
+        write_store(folder, stopping(kinds_of(batch), after), TARGETS, shard_size=3)
+    assert not folder.exists()
+    parts = tmp_path / "s.parts"
+    (parts / ".0000001.arrow.x.tmp").touch()  # SIGKILL leaves it, an exception does not
+    before = {path.name: path.stat().st_ino for path in parts.glob("*.arrow")}
+    assert len(before) == (min(2 * after, 7) - 1) // 3  # a shard is closed when the next begins
+    assert write_store(folder, kinds_of(batch), TARGETS, shard_size=3) == expected
+    after_ = {path.name: path.stat().st_ino for path in folder.glob("*.arrow")}
+    assert before.items() <= after_.items()  # kept, not written again
+    Store.open(folder).verify()
+    assert sorted(p.name for p in folder.iterdir()) == [
+        *(f"000000{k}.arrow" for k in range(3)),
+        "manifest.json",
+    ]
+
+
+def test_another_call_does_not_go_on_with_the_shards_of_a_killed_one(tmp_path: Path) -> None:
+    batch, folder = sample(), tmp_path / "s"
+    with pytest.raises(Killed):
+        write_store(folder, stopping(kinds_of(batch), 3), TARGETS, shard_size=3)
+    other = batch.select(range(6, -1, -1))
+    with pytest.raises(TetherError, match=r"0000000.arrow is of another call.*remove .*s\.parts"):
+        write_store(folder, kinds_of(other), TARGETS, shard_size=3)
+    for changed in ({"shard_size": 2}, {"shard_size": 3, "metadata": {"limit": 7}}):
+        with pytest.raises(TetherError, match="is of another call"):
+            write_store(folder, kinds_of(batch), TARGETS, **changed)  # type: ignore[arg-type]
+    with pytest.raises(TetherError, match="is of another call"):
+        write_store(folder, kinds_of(batch), TARGETS[:1], shard_size=3)
+    # Fewer structures than the killed call had: no shard too many is left.
+    two = [Chunk(c.batch, c.sources) for c in kinds_of(batch, 3)[:1]]
+    write_store(folder, two, TARGETS, shard_size=3)
+    assert len(list(folder.glob("*.arrow"))) == 1
+
+
+def test_an_old_store_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    batch, folder = sample(), tmp_path / "s"
+    old = write_store(folder, kinds_of(batch), TARGETS)  # a file becomes a folder
+    with pytest.raises(Killed):
+        write_store(folder, stopping(kinds_of(batch), 2), TARGETS[:1], shard_size=2)
+    assert Store.open(folder).fingerprint == old
+    new = write_store(folder, kinds_of(batch), TARGETS[:1], shard_size=2)
+    assert Store.open(folder).fingerprint == new != old
+    assert [p.name for p in tmp_path.iterdir()] == ["s"]
+
+
+@pytest.mark.parametrize("renames", [1, 2])
+def test_a_kill_at_a_rename_of_folders_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renames: int
+) -> None:
+    batch, folder, rename = sample(), tmp_path / "s", Path.rename
+    write_store(folder, kinds_of(batch), TARGETS, shard_size=3)
+    done: list[Path] = []
+
+    def killed(path: Path, to: Path) -> None:
+        done.append(path)
+        if len(done) == renames:
+            raise Killed
+        rename(path, to)
+
+    monkeypatch.setattr(Path, "rename", killed)
+    with pytest.raises(Killed):
+        write_store(folder, kinds_of(batch), TARGETS[:1], shard_size=3)
+    monkeypatch.undo()
+    # The new store is whole beside the old one, which has its old name or another.
+    Store.open(tmp_path / "s.parts").verify()
+    Store.open(folder if renames == 1 else tmp_path / "s.replaced").verify()
+    new = write_store(folder, kinds_of(batch), TARGETS[:1], shard_size=3)
+    assert Store.open(folder).fingerprint == new
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
+
+
+def test_a_damaged_folder_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    write_store(folder, kinds_of(sample()), TARGETS, shard_size=3)
+    first, second = folder / "0000000.arrow", folder / "0000001.arrow"
+    data = second.read_bytes()
+    second.write_bytes(first.read_bytes())
+    with pytest.raises(TetherError, match=r"0000001.arrow is not the shard that manifest.json"):
+        Store.open(folder)
+    second.write_bytes(data[:-20])
+    with pytest.raises(TetherError, match="cannot be opened as a store"):
+        Store.open(folder)
+    second.write_bytes(data)
+    Store.open(folder).verify()
+    (folder / "manifest.json").unlink()
+    with pytest.raises(TetherError, match=r"it is a folder without manifest\.json"):
+        Store.open(folder)
+    with pytest.raises(TetherError, match="`shard_size` is 0; expected at least 1"):
+        write_store(folder, kinds_of(sample()), TARGETS, shard_size=0)

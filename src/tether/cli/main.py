@@ -34,7 +34,7 @@ VERBS = (
     "report", "list", "doctor",
 )  # fmt: skip
 #: Those that several processes may run together.
-SHARED_VERBS = ("adapt",)
+SHARED_VERBS = ("pretrain", "adapt")
 
 
 @app.callback(invoke_without_command=True)

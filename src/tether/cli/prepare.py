@@ -39,6 +39,13 @@ def prepare_command(
         int | None, typer.Option(help="Keep a random sample of this many structures.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the sample.")] = 0,
+    shard_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Write a folder of files of this many structures, e.g. 100000: a killed call, "
+            "repeated, goes on. Default: one file."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Read and audit, but write nothing.")
@@ -75,6 +82,7 @@ def prepare_command(
             supported_elements=supported,
             limit=limit,
             seed=seed,
+            shard_size=shard_size,
             progress=advance,
         )
     if as_json:

@@ -33,6 +33,7 @@ def pretrain_command(
     from tether.pretrain import check_pretraining, pretrain
     from tether.pretrain_config import load_pretrain_config
     from tether.serialization import read_json
+    from tether.workers import rank
 
     loaded = load_pretrain_config(config, overrides or [])
     settings = loaded.settings()
@@ -49,9 +50,11 @@ def pretrain_command(
         content = loaded.model_dump(mode="json")
         typer.echo(json.dumps({"config": content}) if as_json else loaded.to_yaml())
         return
-    console = Console(stderr=as_json)
+    console = Console(stderr=as_json, quiet=rank() > 0)
     with step_progress(out.name, settings.property_steps, console=console) as advance:
         run = pretrain(inputs, objective, settings, report=lambda p: advance(p.step), **arguments)
+    if rank() > 0:
+        return
     with atomic_path(run.config) as temporary:
         temporary.write_text(loaded.to_yaml())
     metrics = read_json(run.metrics)

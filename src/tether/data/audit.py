@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 from ase.data import chemical_symbols
+from scipy.sparse import csr_array, vstack
 
 from tether.data.geometry import geometry_hashes, has_flat_cell, shortest_distances
 from tether.data.pieces import pieces
@@ -137,7 +138,7 @@ class Auditor:
         self._keep: list[NDArray[np.bool_]] = []
         self._left_out: dict[str, list[tuple[str, str]]] = {}
         self._hashes: list[NDArray[np.uint64]] = []
-        self._counts: list[NDArray[np.int32]] = []
+        self._counts: list[csr_array] = []
         self._values: dict[str, list[NDArray[np.float64]]] = {n: [] for n in targets}
         self._missing: dict[str, list[NDArray[np.bool_]]] = {n: [] for n in targets}
         self._still: list[NDArray[np.bool_]] = []
@@ -205,11 +206,9 @@ class Auditor:
 
     def _labels(self, batch: AtomBatch) -> None:
         system, n_systems = batch.system_idx.numpy(), batch.n_systems
-        self._counts.append(
-            np.bincount(system * 119 + batch.numbers.numpy(), minlength=n_systems * 119)
-            .reshape(n_systems, 119)
-            .astype(np.int32)
-        )
+        flat = np.bincount(system * 119 + batch.numbers.numpy(), minlength=n_systems * 119)
+        # Sparse: of a million structures, 32 MB instead of 476.
+        self._counts.append(csr_array(flat.reshape(n_systems, 119).astype(np.int32)))
         for name, target in self._targets.items():
             source = batch.atom_labels if target.level == "atom" else batch.labels
             rows = batch.n_atoms if target.level == "atom" else n_systems
@@ -312,7 +311,8 @@ class Auditor:
                 yield Finding(f"conflicting-label:{target}", "reported", summary, reasons)
 
     def _outliers(self, names: NDArray[np.object_]) -> Iterator[Finding]:
-        counts = np.concatenate(self._counts)
+        stacked = vstack(self._counts).tocsc()
+        counts = stacked[:, np.flatnonzero(np.diff(stacked.indptr))].toarray()
         for target, parts in self._values.items():
             if not parts or self._targets[target].kind != "extensive":
                 continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -15,6 +16,7 @@ from tether.atomic import atomic_path
 from tether.data.audit import Audit, Auditor
 from tether.data.choose import agreed_target, choose_targets
 from tether.data.read import read_structures
+from tether.data.store_file import MANIFEST
 from tether.data.store_write import write_store
 from tether.errors import TetherError
 from tether.targets import Target
@@ -85,6 +87,7 @@ def prepare(
     supported_elements: Sequence[int] | None = None,
     limit: int | None = None,
     seed: int = 0,
+    shard_size: int | None = None,
     progress: Progress | None = None,
 ) -> PrepareReport:
     """Read files, audit them, write a store and, beside it, ``<out>.audit.json``.
@@ -108,6 +111,8 @@ def prepare(
         Keep a random sample of this many structures, drawn before the audit.
     seed : int
         Of that sample.
+    shard_size : int, optional
+        Write a folder of files of this many structures; a killed call, repeated, goes on.
     progress : callable, optional
         Called with (input, number of structures just read).
 
@@ -120,9 +125,9 @@ def prepare(
     ------
     TetherError
         When an input is unreadable or empty, a target does not exist or has no value, an id is
-        used twice, or no structure is left. Then nothing is written.
+        used twice, or no structure is left. Then no store is written.
     """
-    destination = None if out is None else _destination(Path(out), inputs)
+    destination = None if out is None else _destination(Path(out), inputs, shard_size)
     if not inputs:
         raise TetherError(
             "no input", expected="at least one file, or qm9", fix="name the files to read"
@@ -138,11 +143,12 @@ def prepare(
     kept = _Kept(stream, auditor, chosen)
     fingerprint = audit_file = None
     if destination is None:
-        for _ in kept:
-            pass
+        deque(kept, maxlen=0)
     else:
         metadata = {"inputs": [str(path) for path in inputs], "limit": limit, "seed": seed}
-        fingerprint = write_store(destination, kept, chosen, metadata=metadata)
+        fingerprint = write_store(
+            destination, kept, chosen, metadata=metadata, shard_size=shard_size
+        )
         audit_file = destination.with_name(destination.name + ".audit.json")
     report = PrepareReport(
         destination, audit_file, fingerprint, kept.n_systems, kept.n_atoms, tuple(chosen),
@@ -247,14 +253,14 @@ class _Kept:
                 )
 
 
-def _destination(out: Path, inputs: Sequence[str | Path]) -> Path:
+def _destination(out: Path, inputs: Sequence[str | Path], shard_size: int | None) -> Path:
     if any(Path(path).exists() and Path(path).resolve() == out.resolve() for path in inputs):
         raise TetherError(
             f"{out} is input and output at once", expected="another name", fix="change --out"
         )
-    if out.is_dir():
+    if out.is_dir() and (shard_size is None or not (out / MANIFEST).is_file()):
         raise TetherError(f"{out} is a folder", expected="a file name", fix=f"use {out}/data.arrow")
-    if out.exists():
+    if out.is_file():
         with out.open("rb") as file:
             if file.read(6) != b"ARROW1":
                 raise TetherError(

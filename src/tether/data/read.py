@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from tether.data.chunks import CHUNK_SIZE, Chunk
 from tether.data.qm9 import read_qm9
 from tether.data.read_ase import read_ase, read_ase_database
+from tether.data.read_hdf5 import read_hdf5
 from tether.data.read_npz import read_npz
 from tether.errors import TetherError
 
@@ -27,8 +28,9 @@ def read_structures(
     Parameters
     ----------
     path : str or Path
-        ``qm9`` (the installed `qm9pack`), an ASE database (``.db``), an ``.npz`` file (see
-        `tether.data.read_npz`), or any file that ASE reads, e.g. extended XYZ, also ``.gz``.
+        ``qm9`` (the installed `qm9pack`), an ASE database (``.db``, ``.aselmdb``), an ``.npz`` file
+        (see `tether.data.read_npz`), an ``.h5`` or ``.hdf5`` file (`tether.data.read_hdf5`), or any
+        file that ASE reads, e.g. extended XYZ, also ``.gz``.
     targets : sequence of Target, optional
         Labels to read; default: all that the file has. A label that is missing is no error here.
     chunk_size : int
@@ -68,7 +70,9 @@ def read_structures(
         )
     if file.suffix == ".npz":
         yield from read_npz(file, wanted=wanted, chunk_size=chunk_size)
-    elif file.suffix == ".db":
+    elif file.suffix in {".h5", ".hdf5"}:
+        yield from read_hdf5(file, wanted=wanted, chunk_size=chunk_size)
+    elif file.suffix in {".db", ".aselmdb"}:
         yield from read_ase_database(file, wanted=wanted, chunk_size=chunk_size)
     else:
         yield from read_ase(file, wanted=wanted, chunk_size=chunk_size)

@@ -6,16 +6,18 @@ import bz2
 import gzip
 import lzma
 import shutil
+from io import StringIO
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 from ase.stress import voigt_6_to_full_3x3_stress
 
 from tether.data.chunks import ENERGY, FORCES, STRESS, Chunk, stem
 from tether.errors import TetherError
+from tether.packages import require
 from tether.structures import from_ase
 from tether.targets import Target
 
@@ -84,7 +86,7 @@ def read_ase_database(
     Parameters
     ----------
     path : Path
-        A ``.db`` file.
+        A ``.db`` file, or an ``.aselmdb`` file (the form of OC20 and OMat24).
     wanted, chunk_size
         As for `read_ase`.
 
@@ -96,12 +98,19 @@ def read_ase_database(
     Raises
     ------
     TetherError
-        When the database cannot be read, or a label changes its shape.
+        When the database cannot be read, a label changes its shape, or a package is missing.
     """
     from ase.db import connect
 
+    options = {}
+    if path.suffix == ".aselmdb":
+        package = "ase-db-backends"
+        require("ase_db_backends", "reading .aselmdb files", extra="lmdb", package=package)
+        options["readonly"] = True  # else it maps 2 TB and asks for the right to write
+
     def frames() -> Iterator[Atoms]:
-        database = connect(str(path), type="db", use_lock_file=False)  # type: ignore[no-untyped-call]
+        kind = path.suffix.removeprefix(".")
+        database = connect(str(path), type=kind, use_lock_file=False, **options)  # type: ignore[no-untyped-call]
         for row in database.select():
             atoms = row.toatoms()
             atoms.info = {**row.key_value_pairs, **row.data, "id": f"{stem(path)}:{row.id}"}
@@ -113,16 +122,33 @@ def read_ase_database(
 def _frames(path: Path) -> Iterator[Atoms]:
     from ase.io import iread
 
-    if path.suffix not in _COMPRESSED:
+    packed = path.suffix in _COMPRESSED
+    plain = Path(path.stem) if packed else path
+    if plain.suffix in {".xyz", ".extxyz"}:
+        with _COMPRESSED.get(path.suffix, open)(path, "rt", encoding="utf-8") as stream:
+            yield from _xyz_frames(stream)
+    elif not packed:
         yield from iread(str(path), index=":")
-        return
-    # ASE seeks backwards between frames; on a compressed file each seek decompresses from the
-    # start (34 times slower on 1,000 crystals), so the file is unpacked first.
-    with TemporaryDirectory(prefix="tether-") as folder:
-        plain = Path(folder) / path.stem
-        with _COMPRESSED[path.suffix](path) as packed, plain.open("wb") as unpacked:
-            shutil.copyfileobj(packed, unpacked)
-        yield from iread(str(plain), index=":")
+    else:
+        # ASE seeks backwards between frames; on a compressed file each seek decompresses from
+        # the start, so the file is unpacked first.
+        with TemporaryDirectory(prefix="tether-") as folder:
+            whole = Path(folder) / plain
+            with _COMPRESSED[path.suffix](path) as source, whole.open("wb") as unpacked:
+                shutil.copyfileobj(source, unpacked)
+            yield from iread(str(whole), index=":")
+
+
+def _xyz_frames(stream: TextIO) -> Iterator[Atoms]:
+    """Frames one at a time: ASE's own iterator first lists all of them, and must seek."""
+    from ase.io.extxyz import read_xyz
+
+    head = stream.readline()
+    while head.strip():
+        lines = [head, *islice(stream, int(head) + 1)]
+        while (head := stream.readline()).lstrip().startswith("VEC"):
+            lines.append(head)
+        yield from read_xyz(StringIO("".join(lines)), index=0)
 
 
 def _chunks(

@@ -1,100 +1,79 @@
-"""`Store`: structures in one memory-mapped Arrow file, by columns."""
+"""`Store`: structures in memory-mapped Arrow files, by columns."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 
-from tether.data.store_columns import FORMAT_VERSION, ContentHash
+from tether.data.store_columns import ContentHash
+from tether.data.store_file import open_files, unreadable
 from tether.data.store_write import write_store
 from tether.errors import TetherError
-from tether.structures import AtomBatch, collate, ragged_indices
-from tether.targets import Target
+from tether.structures import AtomBatch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import pyarrow as pa
     from numpy.typing import NDArray
+
+    from tether.targets import Target
 
 __all__ = ["Store", "write_store"]
 
 
-@dataclass(frozen=True)
 class _Part:
-    """Views into one record batch; nothing is copied but the bits of `pbc` and the offsets."""
+    """Views into one record batch; nothing is copied but the bits of `pbc`."""
 
-    columns: pa.RecordBatch
-    ptr: torch.Tensor
-    numbers: NDArray[np.uint8]
-    positions: NDArray[np.float64]
-    cell: NDArray[np.float64]
-    pbc: NDArray[np.bool_]
-    labels: dict[str, NDArray[np.float64]]
-    atom_labels: dict[str, NDArray[np.float64]]
+    def __init__(self, columns: pa.RecordBatch, targets: dict[str, Target]) -> None:
+        def shaped(flat: pa.Array, *size: int) -> NDArray[Any]:
+            array: NDArray[Any] = flat.to_numpy(zero_copy_only=False)
+            return array if size == (1,) else array.reshape(-1, *size)
 
-    @classmethod
-    def of(cls, columns: pa.RecordBatch, targets: dict[str, Target]) -> _Part:
-        def shaped(flat: pa.Array, size: int) -> NDArray[np.float64]:
-            array: NDArray[np.float64] = flat.to_numpy()
-            return array if size == 1 else array.reshape(-1, size)
-
-        labels, atom_labels = {}, {}
-        for name, target in targets.items():
+        numbers, ids = columns["numbers"], columns["id"].buffers()
+        self.ptr: NDArray[np.int32] = numbers.offsets.to_numpy()
+        self.id_ptr, self.id_text = np.frombuffer(ids[1], dtype=np.int32), memoryview(ids[2] or b"")
+        # By column name: one row a structure; one row an atom.
+        self.systems = {
+            "cell": shaped(columns["cell"].values, 3, 3),
+            "pbc": shaped(columns["pbc"].values, 3),
+            "charge": shaped(columns["charge"], 1),
+            "spin": shaped(columns["spin"], 1),
+        }
+        self.atoms = {
+            "numbers": shaped(numbers.values, 1),
+            "positions": shaped(columns["positions"].values, 3),
+        }
+        for target in targets.values():
+            key, size = _label_column(target), target.n_components
             if target.level == "atom":
-                flat = columns[f"atom_label.{name}"].values
-                atom_labels[name] = shaped(flat, target.n_components)
+                self.atoms[key] = shaped(columns[key].values, size)
             else:
-                column = columns[f"label.{name}"]
-                flat = column if target.n_components == 1 else column.values
-                labels[name] = shaped(flat, target.n_components)
-        numbers = columns["numbers"]
-        return cls(
-            columns=columns,
-            ptr=torch.from_numpy(numbers.offsets.to_numpy().astype(np.int64)),
-            numbers=numbers.values.to_numpy(),
-            positions=columns["positions"].values.to_numpy().reshape(-1, 3),
-            cell=columns["cell"].values.to_numpy().reshape(-1, 3, 3),
-            pbc=columns["pbc"].values.to_numpy(zero_copy_only=False).reshape(-1, 3),
-            labels=labels,
-            atom_labels=atom_labels,
-        )
+                flat = columns[key] if size == 1 else columns[key].values
+                self.systems[key] = shaped(flat, size)
 
-    def take(self, rows: NDArray[np.int64]) -> AtomBatch:
-        flat, ptr = ragged_indices(self.ptr, torch.from_numpy(rows))
-        atoms = flat.numpy()
-        return AtomBatch(
-            numbers=torch.from_numpy(self.numbers[atoms].astype(np.int64)),
-            positions=torch.from_numpy(self.positions[atoms]),
-            ptr=ptr,
-            cell=torch.from_numpy(self.cell[rows]),
-            pbc=torch.from_numpy(self.pbc[rows]),
-            charge=torch.from_numpy(self.columns["charge"].to_numpy()[rows]),
-            spin=torch.from_numpy(self.columns["spin"].to_numpy()[rows]),
-            labels={n: torch.from_numpy(v[rows]) for n, v in self.labels.items()},
-            atom_labels={n: torch.from_numpy(v[atoms]) for n, v in self.atom_labels.items()},
-            ids=tuple(self.columns["id"].take(pa.array(rows)).to_pylist()),
-        )
+    def ids(self, rows: NDArray[np.int64]) -> list[str]:
+        borders = zip(self.id_ptr[rows].tolist(), self.id_ptr[rows + 1].tolist(), strict=True)
+        return [str(self.id_text[start:stop], "utf-8") for start, stop in borders]
 
 
 class Store:
-    """Structures and labels in one Arrow IPC file, memory-mapped and read-only.
+    """Structures and labels by columns, memory-mapped and read-only.
 
     Parameters
     ----------
     path : str or Path
-        A file written by `write_store` (by ``tether prepare``).
+        What `write_store` (or ``tether prepare``) wrote: a file, or a folder of shards.
 
     Attributes
     ----------
     path : Path
-        The file.
+        The file or folder.
     targets : dict of str to Target
         The labels of the store.
     metadata : dict
@@ -107,44 +86,12 @@ class Store:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        try:
-            reader = pa.ipc.open_file(pa.memory_map(str(self.path)))
-            header = dict(reader.schema.metadata or {})
-            version = header.get(b"tether.format", b"none").decode()
-        except (OSError, pa.ArrowException) as error:
-            raise _unreadable(self.path, str(error).splitlines()[0]) from error
-        if version != FORMAT_VERSION:
-            raise TetherError(
-                f"{self.path} has store format {version!r}",
-                expected=f"format {FORMAT_VERSION!r}",
-                fix="write it again with `tether prepare`",
-            )
-        try:
-            self._open(reader, header)
-        except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
-            if isinstance(error, TetherError):
-                raise
-            raise _unreadable(self.path, str(error)) from error
-
-    def _open(self, reader: pa.RecordBatchFileReader, header: dict[bytes, bytes]) -> None:
-        self.targets = {t["name"]: Target(**t) for t in json.loads(header[b"tether.targets"])}
-        self.metadata: dict[str, Any] = json.loads(header[b"tether.metadata"])
-        last = reader.num_record_batches - 1
-        _, seal = reader.get_batch_with_custom_metadata(last) if last >= 0 else (None, None)
-        if seal is None or b"tether.complete" not in seal:
-            raise _unreadable(self.path, "its end mark is missing, so it is incomplete")
-        batches = [reader.get_batch(i) for i in range(last)]
-        self._parts: list[_Part] = [_Part.of(columns, self.targets) for columns in batches]
-        sizes = [part.columns.num_rows for part in self._parts]
-        self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        files, self.fingerprint = open_files(self.path)
+        self.targets, self.metadata = files[0].targets, files[0].metadata
+        self._batches = [batch for file in files for batch in file.batches]
+        sizes = [batch.num_rows for batch in self._batches]
+        self._starts = _ends(np.array(sizes))
         self.n_systems = int(self._starts[-1])
-        self.fingerprint = seal[b"tether.fingerprint"].decode()
-        if str(self.n_systems) != seal[b"tether.complete"].decode():
-            raise _unreadable(
-                self.path,
-                f"it has {self.n_systems} structures, its end mark says "
-                f"{seal[b'tether.complete'].decode()}",
-            )
 
     @classmethod
     def open(cls, path: str | Path) -> Store:
@@ -153,7 +100,7 @@ class Store:
         Parameters
         ----------
         path : str or Path
-            The file.
+            The file or folder.
 
         Returns
         -------
@@ -163,7 +110,7 @@ class Store:
         Raises
         ------
         TetherError
-            When the file is missing, not a store, incomplete or of another format version.
+            When it is missing, not a store, incomplete or of another format version.
         """
         return cls(path)
 
@@ -175,9 +122,18 @@ class Store:
         return self.n_systems
 
     @cached_property
+    def _parts(self) -> list[_Part]:
+        return [_Part(columns, self.targets) for columns in self._batches]
+
+    @cached_property
     def n_atoms_per_system(self) -> NDArray[np.int64]:
         """Atoms of each structure, shape (n_systems,)."""
-        return np.concatenate([torch.diff(part.ptr).numpy() for part in self._parts])
+        return np.concatenate([np.diff(part.ptr).astype(np.int64) for part in self._parts])
+
+    @cached_property
+    def _first_atoms(self) -> NDArray[np.int64]:
+        """Place of each structure's first atom in its part, shape (n_systems,)."""
+        return np.concatenate([part.ptr[:-1].astype(np.int64) for part in self._parts])
 
     @property
     def n_atoms(self) -> int:
@@ -197,7 +153,7 @@ class Store:
     @property
     def numbers_flat(self) -> NDArray[np.uint8]:
         """Atomic numbers of all atoms, shape (n_atoms,); a view where there is one batch."""
-        return _joined([part.numbers for part in self._parts])
+        return _joined([part.atoms["numbers"] for part in self._parts])
 
     def targets_named(self, names: Sequence[str]) -> dict[str, Target]:
         """Some of the labels.
@@ -250,8 +206,9 @@ class Store:
                 expected=f"one of {', '.join(self.targets) or '(no labels)'}",
                 fix="check the spelling, or prepare the store with this target",
             )
-        level = "atom_labels" if self.targets[name].level == "atom" else "labels"
-        return _joined([getattr(part, level)[name] for part in self._parts])
+        target = self.targets[name]
+        level = "atoms" if target.level == "atom" else "systems"
+        return _joined([getattr(part, level)[_label_column(target)] for part in self._parts])
 
     def batch(self, indices: Sequence[int] | NDArray[np.integer] | torch.Tensor) -> AtomBatch:
         """Structures by index, in that order; repeats are allowed.
@@ -279,17 +236,48 @@ class Store:
                 expected=f"0 to {self.n_systems - 1}",
                 fix="make the split anew from this store",
             )
+        ptr = _ends(self.n_atoms_per_system[idx])
+        systems, atoms, ids = self._gather(idx, ptr)
+        labelled: dict[str, dict[str, torch.Tensor]] = {"system": {}, "atom": {}}
+        for name, target in self.targets.items():
+            columns = atoms if target.level == "atom" else systems
+            labelled[target.level][name] = torch.from_numpy(columns[_label_column(target)])
+        return AtomBatch(
+            numbers=torch.from_numpy(atoms["numbers"].astype(np.int64)),
+            positions=torch.from_numpy(atoms["positions"]),
+            ptr=torch.from_numpy(ptr),
+            **{n: torch.from_numpy(systems[n]) for n in ("cell", "pbc", "charge", "spin")},
+            labels=labelled["system"],
+            atom_labels=labelled["atom"],
+            ids=ids,
+        )
+
+    def _gather(
+        self, idx: NDArray[np.int64], ptr: NDArray[np.int64]
+    ) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]], tuple[str, ...]]:
+        """Columns of systems, of atoms, and the ids. A value is copied once: to its place."""
+        systems = _empty(self._parts[0].systems, len(idx))
+        atoms = _empty(self._parts[0].atoms, int(ptr[-1]))
+        ids = np.empty(len(idx), dtype=object)
         part_of = np.searchsorted(self._starts, idx, side="right") - 1
-        touched = np.unique(part_of) if len(idx) else np.zeros(1, dtype=np.int64)
-        local = idx - self._starts[part_of]
-        pieces: list[AtomBatch] = [
-            self._parts[part].take(local[part_of == part]) for part in touched.tolist()
-        ]
-        if len(pieces) == 1:
-            return pieces[0]
-        back = np.empty(len(idx), dtype=np.int64)
-        back[np.argsort(part_of, kind="stable")] = np.arange(len(idx))
-        return collate(pieces).select(torch.from_numpy(back))
+        # Rows and atoms part by part: where they go, and where they come from.
+        row_to = np.argsort(part_of, kind="stable")
+        by_part = idx[row_to]
+        row_from = by_part - self._starts[part_of[row_to]]
+        counts = self.n_atoms_per_system[by_part]
+        ends = _ends(counts)
+        within = np.arange(ends[-1]) - np.repeat(ends[:-1], counts)
+        atom_to = within + np.repeat(ptr[row_to], counts)
+        atom_from = within + np.repeat(self._first_atoms[by_part], counts)
+        touched, first = np.unique(part_of[row_to], return_index=True)
+        for number, (start, stop) in zip(touched, pairwise([*first, len(idx)]), strict=True):
+            part, rows, flat = self._parts[number], slice(start, stop), slice(*ends[[start, stop]])
+            for name, column in part.systems.items():
+                systems[name][row_to[rows]] = column[row_from[rows]]
+            for name, column in part.atoms.items():
+                atoms[name][atom_to[flat]] = column[atom_from[flat]]
+            ids[row_to[rows]] = part.ids(row_from[rows])
+        return systems, atoms, tuple(ids.tolist())
 
     def composition(self, elements: Sequence[int] | None = None) -> NDArray[np.int32]:
         """Atoms of each element in each structure, for linear references.
@@ -314,7 +302,7 @@ class Store:
         return flat.reshape(self.n_systems, width)[:, :-1].astype(np.int32)
 
     def verify(self) -> None:
-        """Read the whole file and compare its content with the fingerprint.
+        """Read everything and compare its content with the fingerprint.
 
         Raises
         ------
@@ -322,22 +310,26 @@ class Store:
             When a byte of the data has changed since it was written.
         """
         content = ContentHash(self.targets)
-        for part in self._parts:
-            content.update(part.columns)
+        for columns in self._batches:
+            content.update(columns)
         if content.hexdigest() != self.fingerprint:
-            raise _unreadable(self.path, "its content does not match its fingerprint")
+            raise unreadable(self.path, "its content does not match its fingerprint")
 
     def _texts(self, name: str) -> NDArray[np.object_]:
-        return _joined([part.columns[name].to_numpy(zero_copy_only=False) for part in self._parts])
+        return _joined([columns[name].to_numpy(zero_copy_only=False) for columns in self._batches])
+
+
+def _ends(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
 def _joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _unreadable(path: Path, problem: str) -> TetherError:
-    return TetherError(
-        f"{path} cannot be opened as a store: {problem}",
-        expected="a complete Arrow file written by tether",
-        fix="write it again with `tether prepare`",
-    )
+def _label_column(target: Target) -> str:
+    return f"atom_label.{target.name}" if target.level == "atom" else f"label.{target.name}"
+
+
+def _empty(columns: dict[str, NDArray[Any]], length: int) -> dict[str, NDArray[Any]]:
+    return {n: np.empty((length, *like.shape[1:]), like.dtype) for n, like in columns.items()}

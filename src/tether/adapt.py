@@ -102,13 +102,12 @@ def adapt(
     TetherError
         For bad input, before anything is written.
     """
-    request = _Request(
-        inputs, recipe, settings, seed, backbone or BackboneChoice(), head or HeadChoice()
-    )
+    backbone, head = backbone or BackboneChoice(), head or HeadChoice()
+    request = _Request(inputs, recipe, settings, seed, backbone, head)
     ready, ranks = _prepare(request), join_ranks()
     model, run = ready.model, Run(out)
-    watched = watch_collapse and ranks.is_first and not run.is_complete
-    watch = _watch(ready, request) if watched else None
+    watch_collapse = watch_collapse and ranks.is_first and not run.is_complete
+    watch = _watch(ready, request) if watch_collapse else None
     if ranks.once(lambda: _claim(run, ready, request)):
         return run
     before = ranks.once(lambda: _errors_before(model, ready.held_out, recipe, run))

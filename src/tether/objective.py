@@ -1,4 +1,4 @@
-"""`Objective`: what a backbone is pretrained for, and `DataSet`: on what."""
+"""`Objective`: what a backbone is pretrained for; `PretrainInputs`: on what."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tether.errors import TetherError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["DataSet", "Objective", "ObjectiveName", "batch_shares"]
+__all__ = ["DataSet", "Objective", "ObjectiveName", "PretrainInputs", "batch_shares"]
 
 ObjectiveName = Literal["denoising", "forcefield", "hybrid"]
 
@@ -45,6 +45,27 @@ class DataSet:
                 expected="a positive number",
                 fix="set weight: 1, or leave the data set out",
             )
+
+
+@dataclass(frozen=True)
+class PretrainInputs:
+    """What a pretraining reads.
+
+    Attributes
+    ----------
+    datasets : tuple of DataSet
+        The backbone's own energy head learns the first one's level of theory; each other has a
+        head of its own.
+    validation : Path or None
+        Store at the first one's level; picks the best step. Default: a hundredth of the first
+        data set, held out.
+    test : Path or None
+        Store at the same level that picks nothing; its errors are reported.
+    """
+
+    datasets: tuple[DataSet, ...]
+    validation: Path | None = None
+    test: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,7 @@ from tether.closed import Closed, apply_override, checked, read_yaml, to_yaml
 from tether.config import BackboneConfig
 from tether.errors import TetherError
 from tether.inputs import BackboneChoice
-from tether.objective import DataSet, Objective
-from tether.pretrain import PretrainInputs
+from tether.objective import DataSet, Objective, PretrainInputs
 from tether.training.settings import TrainingSettings
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ from tether.adapt import adapt
 from tether.backbones.load import load_backbone
 from tether.balance.faded import Faded
 from tether.cli.main import main
+from tether.corpus import open_corpus
 from tether.data.chunks import Chunk
 from tether.data.loader import GraphStream
 from tether.data.store import Store, write_store
@@ -26,8 +27,8 @@ from tether.heads.pair import PairHead
 from tether.inputs import BackboneChoice, HeadChoice
 from tether.model import AdaptedModel
 from tether.movement.full import Full
-from tether.objective import DataSet, Objective, batch_shares
-from tether.pretrain import PretrainInputs, check_pretraining, pretrain
+from tether.objective import DataSet, Objective, PretrainInputs, batch_shares
+from tether.pretrain import check_pretraining, pretrain
 from tether.pretrain_config import load_pretrain_config
 from tether.recipe import named_recipe
 from tether.run import Run
@@ -303,6 +304,34 @@ def test_forces_tell_where_an_atom_off_equilibrium_came_from() -> None:
     told, untold = learnt(conditioned=True), learnt(conditioned=False)
     assert told < 0.3
     assert untold > 0.5
+
+
+def test_a_large_set_is_streamed_to_the_same_weights(
+    workspace: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = inputs(workspace, validation=workspace.held_out)
+    objective = Objective("hybrid", conditioned=True)
+    held = run(workspace, tmp_path / "held", objective, inputs=given)
+    monkeypatch.setattr("tether.corpus.STREAMED_FROM", 10)
+    with pytest.raises(TetherError, match="there is no validation set"):
+        run(workspace, tmp_path / "other", objective)
+    monkeypatch.setattr("tether.corpus.GraphStream", None)  # nothing is held in memory
+    streamed = run(workspace, tmp_path / "streamed", objective, inputs=given)
+    first, second = load_tensors(held.weights), load_tensors(streamed.weights)
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, rtol=1e-5, atol=1e-6)
+
+
+def test_a_sample_of_a_streamed_set_has_every_element(
+    workspace: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tether.corpus.STREAMED_FROM", 10)
+    monkeypatch.setattr("tether.corpus.N_SAMPLED", 2)
+    store = Store.open(workspace.auxiliary)
+    backbone = TinyBackbone(n_features=16)
+    corpus = open_corpus(DataSet(workspace.auxiliary), store, backbone.prepare)
+    assert 2 <= corpus.sample.n_systems <= 6
+    assert set(corpus.sample.batch.numbers.tolist()) == set(store.numbers_flat.tolist())
 
 
 def without_forces(path: Path) -> Path:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from torch import Tensor
+
     from tether.graph import Graph
     from tether.model import AdaptedModel
     from tether.recipe import Recipe
@@ -95,7 +97,7 @@ def adapt(
     Returns
     -------
     Run
-        Complete: weights, predictions, metrics.
+        Complete.
 
     Raises
     ------
@@ -104,13 +106,14 @@ def adapt(
     """
     backbone, head = backbone or BackboneChoice(), head or HeadChoice()
     request = _Request(inputs, recipe, settings, seed, backbone, head)
-    ready, ranks = _prepare(request), join_ranks()
+    ready, ranks = _prepare(request), join_ranks(settings.device)
     model, run = ready.model, Run(out)
-    watch_collapse = watch_collapse and ranks.is_first and not run.is_complete
-    watch = _watch(ready, request) if watch_collapse else None
-    if ranks.once(lambda: _claim(run, ready, request)):
+    watching = watch_collapse and ranks.is_first and not run.is_complete
+    watch = _watch(ready, request) if watching else None
+    if ranks.once(lambda: _claim(run, ready, request, ranks.device)):
         return run
     before = ranks.once(lambda: _errors_before(model, ready.held_out, recipe, run))
+    model.to(ranks.device)
     ready, effective = _settled(ready, request)
     start = backbone_weights(model) if recipe.averaging == "wise" else {}
     progress = train(
@@ -129,8 +132,7 @@ def adapt(
     def finish() -> None:
         merge(model)
         model.load(load_tensors(run.weights))
-        validate = partial(_validate, ready=ready, settings=settings, watch=None)
-        wise = interpolate(model, start, validate=validate, run=run) if start else None
+        wise = _mixed(ready, settings, start, run) if start else None
         _finish(ready, run, before=before, progress=progress, wise=wise)
 
     ranks.once(finish)
@@ -212,12 +214,12 @@ class _Ready:
     level_check: dict[str, float] | None
 
 
-def _claim(run: Run, ready: _Ready, request: _Request) -> bool:
+def _claim(run: Run, ready: _Ready, request: _Request, device: torch.device) -> bool:
     """Take the folder and note what the run is of; whether it is complete already."""
     run.claim(request.identity(ready.data))
     if not run.is_complete and not run.split.exists():
         ready.data.split.to_json(run.split)
-        write_json(run.provenance, _provenance(ready))
+        write_json(run.provenance, {**_provenance(ready), "device": str(device)})
     return run.is_complete
 
 
@@ -340,6 +342,13 @@ def _validate(
     if watch is not None:
         details["collapse"] = watch.measure(model.backbone)
     return Validation(sum(standardised) / len(standardised), details)
+
+
+def _mixed(
+    ready: _Ready, settings: TrainingSettings, start: dict[str, Tensor], run: Run
+) -> dict[str, Any]:
+    validate = partial(_validate, ready=ready, settings=settings, watch=None)
+    return interpolate(ready.model, start, validate=validate, run=run)
 
 
 def _finish(

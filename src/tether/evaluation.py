@@ -141,12 +141,12 @@ def forcefield_errors(
     force_errors, energy_errors, stress_errors = [], [], []
     for start in range(0, graph.n_systems, batch_size):
         piece = graph.select(torch.arange(start, min(start + batch_size, graph.n_systems)))
-        energy, forces, stress = model.energy_forces(piece, head=head)
+        energy, forces, stress = model.energy_forces(piece.to(model.device), head=head)
         batch = piece.batch
-        force_errors.append((forces.double() - batch.atom_labels["forces"]).flatten())
-        energy_errors.append((energy.double() - batch.labels["energy"]) / batch.counts)
+        force_errors.append((forces.double().cpu() - batch.atom_labels["forces"]).flatten())
+        energy_errors.append((energy.double().cpu() - batch.labels["energy"]) / batch.counts)
         if stress is not None and "stress" in batch.labels:
-            error = stress.double().flatten(1) - batch.labels["stress"]
+            error = stress.double().cpu().flatten(1) - batch.labels["stress"]
             stress_errors.append(error[torch.isfinite(error)])
     force_error, energy_error = torch.cat(force_errors), torch.cat(energy_errors)
     found = {

@@ -194,8 +194,13 @@ def _with_batch(
     for batch in batches:
         # Around the call, not the loop: a generator must not leave gradients off for its caller.
         with torch.no_grad():
-            features = backbone.forward(backbone.prepare(batch))
-        yield batch, features
+            features = backbone.forward(backbone.prepare(batch).to(_device_of(backbone)))
+        yield batch, features.to("cpu")
+
+
+def _device_of(backbone: Backbone) -> torch.device:
+    block = next(block for _, block in backbone.blocks() if block)
+    return block[0].device
 
 
 def _inside(numbers: NDArray[np.int64], start: int, n: int) -> Tensor:

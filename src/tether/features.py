@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 __all__ = ["Features"]
@@ -38,6 +39,21 @@ class Features:
     edge_idx: Tensor | None = None
     edge_distance: Tensor | None = None
     edge_vector: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> Features:
+        """The same numbers on a device."""
+
+        def moved(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device)
+
+        return Features(
+            node=self.node.to(device),
+            layers=tuple(layer.to(device) for layer in self.layers),
+            edge=moved(self.edge),
+            edge_idx=moved(self.edge_idx),
+            edge_distance=moved(self.edge_distance),
+            edge_vector=moved(self.edge_vector),
+        )
 
     def detach(self) -> Features:
         """The same numbers without their autograd graph."""

@@ -135,6 +135,8 @@ class Graph:
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> Graph:
         """Move to a device; `dtype` applies to floating tensors, positions included."""
+        if dtype is None and (device is None or torch.device(device) == self.batch.ptr.device):
+            return self
         edges = {
             name: Edges(
                 e.idx_i.to(device), e.idx_j.to(device), e.shift.to(device, dtype), e.ptr.to(device)

@@ -20,6 +20,7 @@ from tether.workers import end_with_parent
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from concurrent.futures import Future
+    from multiprocessing.queues import Queue
     from pathlib import Path
 
     from tether.config import Config
@@ -221,7 +222,7 @@ def run_jobs(
     report : callable
         Called with a job, its property steps so far and its state: waiting, running, done.
     workers : int, optional
-        Runs at a time; default one a core.
+        Runs at a time; default one a core, or one a CUDA device where they use those.
 
     Raises
     ------
@@ -233,12 +234,18 @@ def run_jobs(
         report(job, job.settings.property_steps if job not in waiting else 0, "waiting")
     if not waiting:
         return
-    n_workers = min(workers or os.cpu_count() or 1, len(waiting))
+    devices = _cuda_devices(waiting)
+    n_workers = min(workers or len(devices) or os.cpu_count() or 1, len(waiting))
     # A number that the user set is a promise to other processes: two that both take all cores
     # spend their time waiting for each other.
     threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // n_workers))
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(n_workers, mp_context=context, initializer=end_with_parent) as pool:
+    places = context.Queue()
+    for place in range(n_workers):
+        places.put(devices[place % len(devices)] if devices else None)
+    with ProcessPoolExecutor(
+        n_workers, mp_context=context, initializer=_start_worker, initargs=(places,)
+    ) as pool:
         queue = start_order(waiting)
         futures: dict[Future[None], Job] = {}
         try:
@@ -260,6 +267,24 @@ def run_jobs(
                 process.terminate()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _cuda_devices(jobs: Sequence[Job]) -> list[str]:
+    """Devices that the jobs are to be spread over, as CUDA_VISIBLE_DEVICES names them."""
+    import torch
+
+    if all(job.settings.device != "auto" for job in jobs) or not torch.cuda.is_available():
+        return []
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",") if named else [str(k) for k in range(torch.cuda.device_count())]
+
+
+def _start_worker(places: Queue[str | None]) -> None:
+    end_with_parent()
+    device = places.get()
+    if device is not None:
+        # Before torch looks for devices: each worker then has one, and calls it the first.
+        os.environ["CUDA_VISIBLE_DEVICES"] = device
 
 
 def _run_one(job: Job, threads: int) -> None:

@@ -72,7 +72,8 @@ def element_offsets(model: AdaptedModel, graph: Graph, *, head: str | None = Non
     energies = []
     for start in range(0, sample.n_systems, 64):
         piece = sample.select(torch.arange(start, min(start + 64, sample.n_systems)))
-        energies.append(model.energy_forces(piece, head=head)[0].double())
+        energy, _, _ = model.energy_forces(piece.to(model.device), head=head)
+        energies.append(energy.double().cpu())
     difference = torch.cat(energies) - sample.batch.labels["energy"]
     counts = element_counts(sample.batch)
     elements, offsets = fit_element_reference(counts, difference.numpy())
@@ -121,7 +122,8 @@ def pretrained_level(model: AdaptedModel, task: Task) -> float:
         In the unit of the task's loss.
     """
     losses = [
-        task.loss(model, task.stream.batch(step)).detach().double() for step in range(N_BATCHES)
+        task.loss(model, task.stream.batch(step).to(model.device)).detach().double()
+        for step in range(N_BATCHES)
     ]
     return torch.stack(losses).mean().item()
 

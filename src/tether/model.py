@@ -73,6 +73,11 @@ class AdaptedModel(nn.Module):
         self.potentials = nn.ModuleDict(potentials or {})
 
     @property
+    def device(self) -> torch.device:
+        """Where its weights are; graphs are moved there a batch at a time."""
+        return next(self.parameters()).device
+
+    @property
     def is_potential(self) -> bool:
         """Whether the backbone has a pretrained energy head."""
         return isinstance(self.backbone, Potential)
@@ -109,7 +114,7 @@ class AdaptedModel(nn.Module):
         Graph
             Heads read it as before. It has no edges, so that no backbone can be run on it.
         """
-        parts = [self.features(piece).node for piece in _pieces(graph, batch_size)]
+        parts = [self.features(piece).node.cpu() for piece in self._pieces(graph, batch_size)]
         return Graph(graph.batch, {}, features=torch.cat(parts))
 
     def features(self, graph: Graph) -> Features:
@@ -179,9 +184,9 @@ class AdaptedModel(nn.Module):
         dict of str to ndarray, shape (n_systems,) or (n_systems, k); atoms for atom targets
         """
         parts: dict[str, list[Tensor]] = {name: [] for name in self.heads}
-        for piece in _pieces(graph, batch_size):
+        for piece in self._pieces(graph, batch_size):
             for name, output in self(piece).items():
-                parts[name].append(self.heads[name].physical(output, piece.batch))
+                parts[name].append(self.heads[name].physical(output, piece.batch).cpu())
         return {name: _squeeze(torch.cat(values)) for name, values in parts.items()}
 
     def fingerprint(self, batch: AtomBatch, *, batch_size: int = 64) -> np.ndarray:
@@ -223,16 +228,16 @@ class AdaptedModel(nn.Module):
                     )
                 tensor.copy_(tensors[name])
 
+    def _pieces(self, graph: Graph, batch_size: int) -> Iterable[Graph]:
+        for start in range(0, graph.n_systems, batch_size):
+            rows = torch.arange(start, min(start + batch_size, graph.n_systems))
+            yield graph.select(rows).to(self.device)
+
     def _backbone_module(self) -> nn.Module:
         module: object = self.backbone
         if not isinstance(module, nn.Module):
             raise TypeError(f"{type(module).__name__} is not a torch.nn.Module")
         return module
-
-
-def _pieces(graph: Graph, batch_size: int) -> Iterable[Graph]:
-    for start in range(0, graph.n_systems, batch_size):
-        yield graph.select(torch.arange(start, min(start + batch_size, graph.n_systems)))
 
 
 def _squeeze(values: Tensor) -> np.ndarray:

@@ -19,6 +19,7 @@ from tether.run import Run
 from tether.serialization import load_tensors, read_json
 from tether.structures import to_ase
 from tether.targets import Target
+from tether.training.device import find_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -131,7 +132,7 @@ def predict(
             expected=f"one of {', '.join(FORMATS)}",
             fix="rename --out",
         )
-    model = load_run(folder)
+    model = load_run(folder).to(find_device("auto"))
     is_xyz = out is not None and out.suffix in {".xyz", ".extxyz"}
     atomwise = {name for name, head in model.heads.items() if head.target.level == "atom"}
     if out is not None and atomwise and not is_xyz:

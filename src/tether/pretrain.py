@@ -88,10 +88,11 @@ def pretrain(
     """
     choice = backbone or BackboneChoice("so3krates")
     request = PretrainRequest(inputs, objective, settings, seed, choice, weights, licence)
-    ranks, run = join_ranks(), Run(out)
+    ranks, run = join_ranks(settings.device), Run(out)
     ready = prepare_pretraining(request, ranks)
-    if ranks.once(lambda: _claim(run, ready, request)):
+    if ranks.once(lambda: _claim(run, ready, request, ranks.device)):
         return run
+    ready.model.to(ranks.device)
     progress = train(
         ready.model,
         ready.tasks,
@@ -136,11 +137,11 @@ def check_pretraining(
     Run(out).check(request.identity(prepare_pretraining(request, Ranks()).stores))
 
 
-def _claim(run: Run, ready: Prepared, request: PretrainRequest) -> bool:
+def _claim(run: Run, ready: Prepared, request: PretrainRequest, device: torch.device) -> bool:
     """Take the folder; whether the run in it is complete."""
     run.claim(request.identity(ready.stores))
     if not run.provenance.exists():
-        write_json(run.provenance, ready.provenance())
+        write_json(run.provenance, {**ready.provenance(), "device": str(device)})
     return run.is_complete
 
 
@@ -167,7 +168,8 @@ def _denoising_error(model: AdaptedModel, task: DenoisingTask, graph: Graph) -> 
     stream = GraphStream(graph, batch_size=min(64, graph.n_systems), seed=VALIDATION_SEED)
     noisy = replace(task.stream, stream=stream, seed=VALIDATION_SEED)
     n_batches = N_DRAWS * -(-graph.n_systems // 64)
-    losses = [float(task.loss(model, noisy.batch(step))) for step in range(n_batches)]
+    batches = (noisy.batch(step).to(model.device) for step in range(n_batches))
+    losses = [float(task.loss(model, batch)) for batch in batches]
     return sum(losses) / len(losses)
 
 

@@ -236,13 +236,15 @@ class AtomBatch:
         Returns
         -------
         AtomBatch
-            The moved batch.
+            The moved batch, which knows what an accelerator would have to be waited for.
         """
+        if dtype is None and (device is None or torch.device(device) == self.positions.device):
+            return self
 
         def cast(tensor: Tensor) -> Tensor:
             return tensor.to(device, dtype)
 
-        return replace(
+        moved = replace(
             self,
             numbers=self.numbers.to(device),
             positions=cast(self.positions),
@@ -253,6 +255,12 @@ class AtomBatch:
             spin=cast(self.spin),
             labels={name: value.to(device) for name, value in self.labels.items()},
             atom_labels={name: value.to(device) for name, value in self.atom_labels.items()},
+        )
+        return moved.told(
+            system_idx=self.system_idx.to(device),
+            is_periodic=self.is_periodic,
+            is_charged=self.is_charged,
+            complete=self.complete,
         )
 
 

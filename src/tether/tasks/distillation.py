@@ -67,7 +67,7 @@ class DistillationTask:
             Scalar.
         """
         with torch.no_grad():
-            wanted = self.teacher(graph).node
+            wanted = self.teacher.to(model.device)(graph).node
         change: Tensor = model.features(graph).node - wanted
         return mean(change.square(), None if counts is None else counts[0]) / self.variance
 

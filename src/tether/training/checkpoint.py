@@ -130,5 +130,7 @@ def load_checkpoint(
         value.copy_(tensors[f"balance/{name}"])
     for key in moments:
         _, field_name, name = key.split("/", 2)
-        optimiser.state[parameters[name]][field_name] = tensors[key]
+        # AdamW counts its steps on the CPU.
+        device = "cpu" if field_name == "step" else parameters[name].device
+        optimiser.state[parameters[name]][field_name] = tensors[key].to(device)
     return Progress(**json.loads(metadata["progress"]))

@@ -290,7 +290,7 @@ def _loss_of(
     loss = CompiledLoss(model, task) if compiled else partial(task.loss, model)
     if ranks.n * settings.accumulate > 1:
         return SharedLoss(model, task, loss, ranks=ranks, n_passes=settings.accumulate)
-    return lambda step: loss(task.stream.batch(step))
+    return lambda step: loss(task.stream.batch(step).to(model.device))
 
 
 def _optimiser(groups: Sequence[ParameterGroup], settings: TrainingSettings) -> torch.optim.AdamW:

@@ -23,6 +23,7 @@ from tether.data.shares import balanced_shares
 from tether.errors import TetherError
 from tether.packages import require
 from tether.training.compiled import attach_gradients
+from tether.training.device import find_device
 from tether.workers import end_with_parent, n_ranks
 
 if TYPE_CHECKING:
@@ -49,10 +50,13 @@ class Ranks:
     ----------
     fabric : lightning_fabric.Fabric, optional
         Launched, see `join_ranks`.
+    device : torch.device, optional
+        Of this process; default that of `fabric`, or the CPU.
     """
 
-    def __init__(self, fabric: Any = None) -> None:
+    def __init__(self, fabric: Any = None, device: torch.device | None = None) -> None:
         self.fabric = fabric
+        self.device: torch.device = fabric.device if fabric else device or torch.device("cpu")
         self.n: int = fabric.world_size if fabric else 1
         self.rank: int = fabric.global_rank if fabric else 0
 
@@ -130,8 +134,13 @@ class Ranks:
             )
 
 
-def join_ranks() -> Ranks:
+def join_ranks(device: str = "auto") -> Ranks:
     """Join the processes that torchrun or SLURM's srun started with this one, by Lightning Fabric.
+
+    Parameters
+    ----------
+    device : str
+        Of this process where it is alone, see `find_device`; several have one of that type each.
 
     Returns
     -------
@@ -144,7 +153,7 @@ def join_ranks() -> Ranks:
         When lightning-fabric is missing, or SLURM does not say how the processes are spread.
     """
     if n_ranks() == 1:
-        return Ranks()
+        return Ranks(device=find_device(device))
     require(
         "lightning_fabric",
         f"a training over {n_ranks()} processes",
@@ -166,10 +175,10 @@ def join_ranks() -> Ranks:
         )
     end_with_parent()
     fabric = Fabric(
-        accelerator="cpu",
+        accelerator=find_device(device).type,
         devices=int(n_here),
         num_nodes=n_ranks() // int(n_here),
-        strategy=DDPStrategy(process_group_backend="gloo", timeout=TIMEOUT),
+        strategy=DDPStrategy(process_group_backend="cpu:gloo,cuda:nccl", timeout=TIMEOUT),
         plugins=[TorchElasticEnvironment() if torchrun else SLURMEnvironment()],
     )
     fabric.launch()
@@ -267,15 +276,17 @@ class SharedLoss:
         Tensor
             Scalar; can be differentiated once.
         """
-        graphs = shares_of_batch(self.task.stream, step, self.n_shares, self.own)
+        device = self.model.device
+        shares = shares_of_batch(self.task.stream, step, self.n_shares, self.own)
+        graphs = [share.to(device) for share in shares]
         # A rank without a structure, too, says what it counted: none.
         counted = torch.stack([self.task.counts(self.model, graph) for graph in graphs])
-        counts = self.ranks.total(counted.sum(dim=0))
+        counts = self.ranks.total(counted.sum(dim=0).to(device))
         moving = [p for p in self.model.parameters() if p.requires_grad]
         sizes = [p.numel() for p in moving]
         # One tensor, one exchange: the gradients, which of them there are, and the loss.
         n_weights = sum(sizes)
-        sums = torch.zeros(n_weights + len(moving) + 1, dtype=moving[0].dtype)
+        sums = moving[0].new_zeros(n_weights + len(moving) + 1)
         gradients = sums[:n_weights].split(sizes)
         for graph in (graph for graph in graphs if graph.n_systems):
             loss = self.loss(graph, counts)

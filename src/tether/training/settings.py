@@ -57,6 +57,8 @@ class TrainingSettings:
     compile : bool
         Compile the steps on the property and the force field, see `tether.training.compiled`:
         minutes at the first run on a machine, then faster steps. Needs a C++ compiler.
+    device : str
+        ``auto`` (a CUDA device where there is one), ``cpu``, ``cuda`` or ``cuda:<number>``.
     accumulate : int
         Passes that a step's batch is split over: as many times less memory, the same result.
     precision : {"32", "tf32", "bf16-mixed"}
@@ -82,6 +84,7 @@ class TrainingSettings:
     energy_weight: float = 1.0
     stress_weight: float = 1.0
     compile: bool = False
+    device: str = "auto"
     accumulate: int = 1
     precision: Literal["32", "tf32", "bf16-mixed"] = "32"
 
@@ -92,9 +95,9 @@ class TrainingSettings:
         -------
         dict
             Fields by name; the later ones only where they are not at their default. How the steps
-            are computed (`compile`) is none of them, as the number of threads is none.
+            are computed (`compile`, `device`) is none of them, as the number of threads is none.
         """
-        return identity_of(replace(self, compile=False), first=_FIRST_FIELDS)
+        return identity_of(replace(self, compile=False, device="auto"), first=_FIRST_FIELDS)
 
     def __post_init__(self) -> None:
         for name in (

@@ -32,6 +32,8 @@ from tether.labels.shards import read_shard
 from tether.serialization import write_json
 
 N_MOLECULES, CHUNK = 60, 2
+#: Then the other way to label has its turn.
+KILLS_OF_ONE = 10
 CHILD = """
 import json, sys
 from tether.data.store import Store
@@ -185,7 +187,8 @@ def run(store: Path, folder: Path, *, n: int, n_geometries: int) -> dict[str, An
         mode = ("pool", "ray")[len(reports) % 2]
         out = folder / f"{len(reports)}.arrow"
         labelling = Labelling(store, out, mode, n_geometries, random)
-        while len(kills) + len(labelling.kills) < n and labelling.kill():
+        most = min(KILLS_OF_ONE, n - len(kills))
+        while len(labelling.kills) < most and labelling.kill():
             pass
         kills += labelling.kills
         reports.append({"mode": mode, "kills": len(labelling.kills), **labelling.finish()})

@@ -22,7 +22,12 @@ __all__ = ["LOCAL", "RayWorkers", "ray_workers"]
 LOCAL = "local"
 #: Bytes of a local Ray's store of objects; a chunk and its labels are some 100 kB.
 _OBJECT_STORE = 256 * 2**20
-_ENVIRONMENT = {**ONE_THREAD, "RAY_USAGE_STATS_ENABLED": "0"}
+#: Without the second, `ray.init` waits for ever where workers die before it is done.
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_prestart_worker_first_driver": "0",
+    **ONE_THREAD,
+}
 
 
 class RayWorkers:
@@ -135,7 +140,7 @@ def _connect(address: str, *, n_cpus: int | None) -> None:
             configure_logging=False,
             **own,
         )
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray raises bare ones, too
         reason = (str(error).splitlines() or [""])[0]
         raise TetherError(
             f"no Ray at {address!r}: {reason}",

@@ -139,7 +139,7 @@ def sitting(
     else:
         _new_checkpoint(out, launcher)
         time.sleep(share * usual["training"] / 2)
-    state = "training" if Run(out).checkpoint.exists() else "before the first checkpoint"
+    state = "after it" if Run(out).checkpoint.exists() else "before the first checkpoint"
     victim = rng.randrange(N_RANKS)
     try:
         os.kill(ranks[victim], signal.SIGKILL)
@@ -179,7 +179,7 @@ def write_result(path: Path, kills: list[dict[str, Any]], *, n_runs: int, n_equa
             "of_rank": {str(r): sum(one["victim"] == r for one in kills) for r in range(N_RANKS)},
             "moments": {
                 state: sum(one["state"] == state for one in kills)
-                for state in ("before the first checkpoint", "training")
+                for state in ("before the first checkpoint", "after it")
             },
             "jobs_that_ended_with_an_error": sum(one["code"] != 0 for one in kills),
             "seconds_until_the_job_ended": {
@@ -225,7 +225,8 @@ def main() -> None:
         n_equal += last["code"] == 0 and same(Run(folder / "whole"), Run(out))
         print(f"{n_equal} of {n_runs} runs equal", flush=True)
         shutil.rmtree(out)
-        write_result(options.out, kills, n_runs=n_runs, n_equal=n_equal)
+        if kills:
+            write_result(options.out, kills, n_runs=n_runs, n_equal=n_equal)
     shutil.rmtree(folder)
     if n_equal != n_runs:
         raise SystemExit(1)

@@ -15,7 +15,7 @@ __all__ = ["precision"]
 
 
 @contextmanager
-def precision(name: Literal["32", "tf32", "bf16-mixed"]) -> Iterator[None]:
+def precision(name: Literal["32-true", "tf32", "bf16-mixed"]) -> Iterator[None]:
     """Compute in this precision, inside the block.
 
     ``bf16-mixed`` is narrower than ``torch.autocast``: linear layers multiply in bfloat16, and give
@@ -25,7 +25,7 @@ def precision(name: Literal["32", "tf32", "bf16-mixed"]) -> Iterator[None]:
 
     Parameters
     ----------
-    name : {"32", "tf32", "bf16-mixed"}
+    name : {"32-true", "tf32", "bf16-mixed"}
         ``tf32`` changes nothing on a CPU.
 
     Yields

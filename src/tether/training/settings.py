@@ -61,8 +61,8 @@ class TrainingSettings:
         ``auto`` (a CUDA device where there is one), ``cpu``, ``cuda`` or ``cuda:<number>``.
     accumulate : int
         Passes that a step's batch is split over: as many times less memory, the same result.
-    precision : {"32", "tf32", "bf16-mixed"}
-        Of the products in a step, see `tether.training.precision`; validation is in "32".
+    precision : {"32-true", "tf32", "bf16-mixed"}
+        Of the products in a step, see `tether.training.precision`; validation is in single.
     """
 
     property_steps: int = 4000
@@ -86,7 +86,7 @@ class TrainingSettings:
     compile: bool = False
     device: str = "auto"
     accumulate: int = 1
-    precision: Literal["32", "tf32", "bf16-mixed"] = "32"
+    precision: Literal["32-true", "tf32", "bf16-mixed"] = "32-true"
 
     def identity(self) -> dict[str, Any]:
         """What tells its runs from others: `Run.claim` compares it.

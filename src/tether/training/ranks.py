@@ -174,11 +174,14 @@ def join_ranks(device: str = "auto") -> Ranks:
             fix="give sbatch --ntasks-per-node instead of --ntasks",
         )
     end_with_parent()
+    kind = find_device(device).type
+    # What a balance learns stays on the CPU, whatever the model is on.
+    backend = "gloo" if kind == "cpu" else "cpu:gloo,cuda:nccl"
     fabric = Fabric(
-        accelerator=find_device(device).type,
+        accelerator=kind,
         devices=int(n_here),
         num_nodes=n_ranks() // int(n_here),
-        strategy=DDPStrategy(process_group_backend="cpu:gloo,cuda:nccl", timeout=TIMEOUT),
+        strategy=DDPStrategy(process_group_backend=backend, timeout=TIMEOUT),
         plugins=[TorchElasticEnvironment() if torchrun else SLURMEnvironment()],
     )
     fabric.launch()

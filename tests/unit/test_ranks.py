@@ -130,7 +130,7 @@ def test_ranks_of_slurm_are_those_that_it_started(monkeypatch: pytest.MonkeyPatc
     made: dict[str, Any] = {}
 
     class Fabric:
-        world_size, global_rank = 6, 4
+        world_size, global_rank, device = 6, 4, torch.device("cpu")
 
         def __init__(self, **given: Any) -> None:
             made.update(given)

@@ -180,7 +180,9 @@ def test_the_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_ranks_with_other_checkpoints_are_refused() -> None:
-    fabric = SimpleNamespace(world_size=2, global_rank=1, broadcast=lambda _: 40)
+    fabric = SimpleNamespace(
+        world_size=2, global_rank=1, device=torch.device("cpu"), broadcast=lambda _: 40
+    )
     Ranks(fabric).check_step(40)
     with pytest.raises(TetherError, match="rank 1 starts at step 0, the first at step 40"):
         Ranks(fabric).check_step(0)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from tether.atomic import atomic_path
-from tether.backbones.checkpoint import save_backbone
+from tether.backbones.checkpoint import architecture_of, save_backbone
 from tether.card import model_card
 from tether.data.loader import GraphStream
 from tether.evaluation import forcefield_errors
@@ -197,14 +197,15 @@ def _finish(ready: Prepared, request: PretrainRequest, run: Run, progress: Progr
         "best_step": progress.best_step,
         "seconds": progress.seconds,
     }
+    name, options = architecture_of(request.backbone.name, request.backbone.options or {})
     save_backbone(
         run.folder / "backbone.safetensors",
         ready.model.backbone,
-        architecture=request.backbone.name,
-        options=dict(request.backbone.options or {}),
+        architecture=name,
+        options=options,
         about=about,
     )
-    card = model_card(run.folder.name, spec, about, architecture=request.backbone.name)
+    card = model_card(run.folder.name, spec, about, architecture=name)
     with atomic_path(run.folder / "card.md") as temporary:
         temporary.write_text(card)
     write_json(run.metrics, about)

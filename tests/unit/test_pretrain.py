@@ -182,6 +182,20 @@ def test_a_pretrained_backbone_is_adapted(workspace: Any, tmp_path: Path, recipe
         adapt(workspace.inputs(), named_recipe(recipe), SETTINGS, out=done.folder, **arguments)
 
 
+def test_pretraining_goes_on_from_a_checkpoint(workspace: Any, tmp_path: Path) -> None:
+    first = run(workspace, tmp_path / "first", Objective())
+    path = str(first.folder / "backbone.safetensors")
+    gentle = replace(SETTINGS, lr=1e-9)
+    arguments: dict[str, Any] = {"settings": gentle, "backbone": BackboneChoice(path)}
+    second = run(workspace, tmp_path / "second", Objective(), weights="pretrained", **arguments)
+    errors = [read_json(one.metrics)["errors"]["test"] for one in (first, second)]
+    assert errors[1]["force_mae"] == pytest.approx(errors[0]["force_mae"], rel=1e-3)
+    loaded = load_backbone(str(second.folder / "backbone.safetensors"))
+    assert isinstance(loaded, TinyBackbone)
+    fresh = run(workspace, tmp_path / "fresh", Objective(), **arguments)  # of the same size
+    assert read_json(fresh.metrics)["errors"]["test"]["force_mae"] > 1.1 * errors[0]["force_mae"]
+
+
 def test_random_weights_of_a_checkpoints_size(workspace: Any, tmp_path: Path) -> None:
     made = run(workspace, tmp_path / "made", Objective())
     path = str(made.folder / "backbone.safetensors")

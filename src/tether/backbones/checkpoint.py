@@ -19,7 +19,14 @@ if TYPE_CHECKING:
 
     from tether.backbones.protocol import Backbone
 
-__all__ = ["FORMAT", "TETHER_S", "is_checkpoint", "load_checkpoint", "save_backbone"]
+__all__ = [
+    "FORMAT",
+    "TETHER_S",
+    "architecture_of",
+    "is_checkpoint",
+    "load_checkpoint",
+    "save_backbone",
+]
 
 #: Of the file's header.
 FORMAT = "tether backbone 1"
@@ -86,14 +93,7 @@ def load_checkpoint(
     TetherError
         When the file is missing, or of another kind.
     """
-    metadata = load_metadata(path)
-    if metadata.get("format") != FORMAT:
-        raise TetherError(
-            f"{path} is {metadata.get('format') or 'a file without a format'}",
-            expected=f"{FORMAT}, as `tether pretrain` writes it",
-            fix="give the backbone.safetensors of a pretraining run",
-        )
-    content = json.loads(metadata["backbone"])
+    content = _content(path)
     backbone = build(content["architecture"], content["options"])
     if not pretrained:
         return backbone
@@ -111,6 +111,42 @@ def load_checkpoint(
         **{**about, "elements": tuple(about["elements"])},
     )
     return backbone
+
+
+def architecture_of(name: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """What a backbone is built as, where it may be one that was pretrained here.
+
+    Parameters
+    ----------
+    name : str
+        As `load_backbone` takes it.
+    options : mapping
+        Its size, where it is no checkpoint.
+
+    Returns
+    -------
+    name : str
+        Of an architecture.
+    options : dict
+        Its size.
+    """
+    path = TETHER_S if name == "tether-s" else Path(name)
+    if not is_checkpoint(path.name):
+        return name, dict(options)
+    content = _content(path)
+    return content["architecture"], content["options"]
+
+
+def _content(path: Path) -> dict[str, Any]:
+    metadata = load_metadata(path)
+    if metadata.get("format") != FORMAT:
+        raise TetherError(
+            f"{path} is {metadata.get('format') or 'a file without a format'}",
+            expected=f"{FORMAT}, as `tether pretrain` writes it",
+            fix="give the backbone.safetensors of a pretraining run",
+        )
+    content: dict[str, Any] = json.loads(metadata["backbone"])
+    return content
 
 
 def _tensors(backbone: Backbone) -> dict[str, Any]:

@@ -182,6 +182,7 @@ def test_list_says_what_there_is(
 ) -> None:
     found = strict_json(call("list", "--json"))
     assert {row["name"] for row in found["backbones"]} == {
+        "tether-s",
         "so3lr",
         "so3krates",
         "chgnet",

@@ -256,7 +256,7 @@ def test_random_weights_come_from_the_seed_and_leave_the_process_alone() -> None
         (
             "so3lrr",
             {},
-            r"unknown backbone 'so3lrr'; expected one of so3lr, so3krates, chgnet, .*, tiny",
+            r"unknown backbone 'so3lrr'; expected one of tether-s, so3lr, so3krates, .*, tiny",
         ),
     ],
 )

@@ -59,6 +59,8 @@ def test_features_that_collapse_to_their_mean_cost_one(molecules: list[Atoms]) -
     task = distillation_task(model, stream)
 
     class Collapsed:
+        device = torch.device("cpu")
+
         def features(self, graph: Graph) -> Any:
             features = model.features(graph)
             mean = features.node.mean(dim=0, keepdim=True).expand_as(features.node)

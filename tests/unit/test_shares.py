@@ -161,7 +161,10 @@ def test_a_stream_that_gives_shares_is_not_parted_again(molecules: list[Atoms]) 
     model = model_of(graph)
     whole = GraphStream(graph, batch_size=graph.n_systems)
     own = SimpleNamespace(n_ranks=2, batch=lambda step: shares_of_batch(whole, step, 2, [1])[0])
-    fabric = SimpleNamespace(world_size=2, global_rank=1, all_reduce=lambda t, reduce_op: t)
+    here = torch.device("cpu")
+    fabric = SimpleNamespace(
+        world_size=2, global_rank=1, device=here, all_reduce=lambda t, reduce_op: t
+    )
     seen: list[int] = []
 
     def loss(part: Graph, counts: torch.Tensor) -> torch.Tensor:
@@ -179,6 +182,6 @@ def test_a_stream_that_gives_shares_is_not_parted_again(molecules: list[Atoms]) 
     assert sum(seen) == pytest.approx(graph.n_systems / 2, abs=2)
     plain = PropertyTask(whole).loss(model, own.batch(0)).item()
     assert of_share == pytest.approx(plain, rel=1e-12)
-    for wrong in (SimpleNamespace(n_ranks=3), NoisyStream(own, 0.1)):
+    for wrong in (SimpleNamespace(n_ranks=3), NoisyStream(own, (0.1,))):
         with pytest.raises(TetherError, match="the stream of task 'property' gives shares"):
             shared(wrong)

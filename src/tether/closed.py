@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["Closed", "apply_override", "checked", "read_yaml", "to_yaml"]
+__all__ = ["Closed", "apply_override", "checked", "read_config", "read_yaml", "to_yaml"]
 
 T = TypeVar("T")
 
@@ -61,6 +61,35 @@ def read_yaml(path: Path, *, expected: str) -> dict[str, Any]:
             fix=f"see {expected}",
         )
     return content
+
+
+def read_config(kind: type[T], path: Path | None, overrides: Sequence[str]) -> T:
+    """A configuration from a file and overrides.
+
+    Parameters
+    ----------
+    kind : type
+        A `Closed` model.
+    path : Path or None
+        YAML; relative paths in it are taken from the working directory.
+    overrides : sequence of str
+        ``key=value`` with dots between levels; the value is YAML.
+
+    Returns
+    -------
+    object
+        Of that kind.
+
+    Raises
+    ------
+    TetherError
+        For a missing or unreadable file, an unknown key (with the nearest known one), or a value
+        of the wrong type.
+    """
+    content = {} if path is None else read_yaml(path, expected="the example in the README")
+    for override in overrides:
+        apply_override(content, override)
+    return checked(kind, content, "config")
 
 
 def to_yaml(content: dict[str, Any]) -> str:

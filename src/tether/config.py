@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from tether.closed import Closed, apply_override, checked, read_yaml, to_yaml
+from tether.closed import Closed, checked, read_config, to_yaml
 from tether.errors import TetherError
 from tether.heads.readout import Pooling
 from tether.inputs import AdaptInputs, BackboneChoice, HeadChoice
@@ -190,9 +190,9 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
     Parameters
     ----------
     path : Path or None
-        YAML; relative paths in it are taken from the working directory.
+        See `read_config`.
     overrides : sequence of str
-        ``key=value`` with dots between levels; the value is YAML.
+        The same.
 
     Returns
     -------
@@ -205,10 +205,7 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
         For a missing or unreadable file, an unknown key (with the nearest known one), or a value
         of the wrong type.
     """
-    content = {} if path is None else read_yaml(path, expected="the example in the README")
-    for override in overrides:
-        apply_override(content, override)
-    config = checked(Config, content, "config")
+    config = read_config(Config, path, overrides)
     config.settings()
     config.points()
     for name, values in (

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from tether.closed import Closed, apply_override, checked, read_yaml, to_yaml
+from tether.closed import Closed, checked, read_config, to_yaml
 from tether.config import BackboneConfig
 from tether.errors import TetherError
 from tether.inputs import BackboneChoice
@@ -89,9 +89,9 @@ def load_pretrain_config(path: Path | None, overrides: Sequence[str] = ()) -> Pr
     Parameters
     ----------
     path : Path or None
-        YAML; relative paths in it are taken from the working directory.
+        See `read_config`.
     overrides : sequence of str
-        ``key=value`` with dots between levels; the value is YAML.
+        The same.
 
     Returns
     -------
@@ -103,10 +103,7 @@ def load_pretrain_config(path: Path | None, overrides: Sequence[str] = ()) -> Pr
     TetherError
         For a missing or unreadable file, an unknown key, or a value of the wrong type.
     """
-    content = {} if path is None else read_yaml(path, expected="the example in the README")
-    for override in overrides:
-        apply_override(content, override)
-    config = checked(PretrainConfig, content, "config")
+    config = read_config(PretrainConfig, path, overrides)
     config.inputs()
     config.checked_objective()
     config.settings()

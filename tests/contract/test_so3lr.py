@@ -265,3 +265,17 @@ def test_wrong_names_and_options_are_refused(
 ) -> None:
     with pytest.raises(TetherError, match=message):
         load_backbone(name, options=options)
+
+
+def test_gradients_are_finite_where_an_atom_has_lost_its_volume() -> None:
+    config = So3kratesConfig(n_features=32, n_layers=1, n_heads=2, degrees=(1, 2), n_radial=8)
+    small = So3krates(config, seed=3)
+    with torch.no_grad():
+        for name, parameter in small.named_parameters():
+            if "hirshfeld" in name:
+                parameter.zero_()
+    graph = small.prepare(from_ase([molecule("CH3CH2OH")])).differentiable()
+    _, forces, _ = small.energy_forces(graph, small(graph), create_graph=True)
+    moving = list(small.network.euclidean_transformers.parameters())
+    gradients = torch.autograd.grad(forces.square().sum(), moving, allow_unused=True)
+    assert all(g is None or bool(torch.isfinite(g).all()) for g in gradients)

@@ -37,6 +37,9 @@ __all__ = ["So3krates", "So3kratesConfig", "globals_restored", "package_folder"]
 ELEMENTS = (1, 6, 7, 8, 9, 15, 16, 17)
 #: Å. The long-range terms are switched off over the last 2 Å before 12 Å, as SO3LR's authors do.
 LONG_RANGE_CUTOFF, LONG_RANGE_DAMPING = 12.0, 2.0
+#: Least volume of an atom relative to the free one. Dispersion has powers of it whose derivatives
+#: are not finite at zero, where training may push it; real atoms have 0.5 to 1.2.
+SMALLEST_RATIO = 1e-2
 
 
 @dataclass(frozen=True)
@@ -255,8 +258,9 @@ class So3krates(nn.Module):
             electrostatic_energy_scale=net.electrostatic_energy_scale,
             **pairs,
         )
+        ratios = net.hirshfeld_output_block(inv_features=node, atomic_numbers=numbers)
         dispersion = net.dispersion_potential(
-            hirshfeld_ratios=net.hirshfeld_output_block(inv_features=node, atomic_numbers=numbers),
+            hirshfeld_ratios=ratios.clamp(min=SMALLEST_RATIO),
             atomic_numbers=numbers,
             cutoff_lr_damping=LONG_RANGE_DAMPING,
             dispersion_energy_scale=net.dispersion_energy_scale,

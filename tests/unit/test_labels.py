@@ -392,7 +392,11 @@ def test_resume_after_sigkill_gives_the_same_store(tmp_path: Path) -> None:
     parts = tmp_path / "labels.arrow.parts"
     process = subprocess.Popen([sys.executable, script, out, ",".join(names)])
     try:
-        assert wait_until(lambda: len(list(parts.glob("0*.npz"))) >= 2, 60)
+        # The first chunk among them: other structures are then refused before any is labelled.
+        assert wait_until(
+            lambda: len(found := sorted(parts.glob("0*.npz"))) >= 2 and "0000000-" in found[0].name,
+            60,
+        )
         workers = children_of(process.pid)
         assert len(workers) >= 2
     finally:

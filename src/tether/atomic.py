@@ -16,7 +16,7 @@ from tether.errors import TetherError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["atomic_path"]
+__all__ = ["atomic_path", "write_text"]
 
 
 @contextmanager
@@ -60,3 +60,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text atomically, in UTF-8.
+
+    Parameters
+    ----------
+    path : Path
+        Where.
+    text : str
+        The whole content.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tether.atomic import atomic_path
+from tether.atomic import write_text
 from tether.jobs import check_jobs, plan, run_jobs
 from tether.report.build import build_report
 from tether.serialization import write_json
@@ -65,8 +65,7 @@ def write_config(config: Config, out: Path) -> None:
         The folder; made if it is not there.
     """
     out.mkdir(parents=True, exist_ok=True)
-    with atomic_path(out / "config.yaml") as temporary:
-        temporary.write_text(config.to_yaml())
+    write_text(out / "config.yaml", config.to_yaml())
 
 
 def summarise_comparison(config: Config, out: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tether.adapt import adapt, check_run
-from tether.atomic import atomic_path
+from tether.atomic import write_text
 from tether.errors import TetherError
 from tether.outside.fit import check_fingerprint, fit_fingerprint
 from tether.run import Run
@@ -309,5 +309,4 @@ def _run_one(job: Job, threads: int) -> None:
         raise TetherError(
             f"run {job.out} ended without metrics", expected="a complete run", fix="run it again"
         )
-    with atomic_path(run.config) as temporary:
-        temporary.write_text(config.to_yaml())
+    write_text(run.config, config.to_yaml())

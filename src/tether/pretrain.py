@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
-from tether.atomic import atomic_path
+from tether.atomic import write_text
 from tether.backbones.checkpoint import architecture_of, save_backbone
 from tether.card import model_card
 from tether.data.loader import GraphStream
@@ -206,6 +206,5 @@ def _finish(ready: Prepared, request: PretrainRequest, run: Run, progress: Progr
         about=about,
     )
     card = model_card(run.folder.name, spec, about, architecture=name)
-    with atomic_path(run.folder / "card.md") as temporary:
-        temporary.write_text(card)
+    write_text(run.folder / "card.md", card)
     write_json(run.metrics, about)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from tether.atomic import atomic_path
+from tether.atomic import atomic_path, write_text
 from tether.errors import TetherError
 
 if TYPE_CHECKING:
@@ -37,8 +37,7 @@ def write_json(path: Path, value: Any) -> None:
     value : Any
         What ``json.dumps`` takes.
     """
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, sort_keys=False) + "\n")
+    write_text(path, json.dumps(value, indent=1, sort_keys=False) + "\n")
 
 
 def read_json(path: Path) -> Any:

@@ -37,7 +37,7 @@ def adapt_command(
     (point,) = loaded.points()
     job = Job(loaded, point.name, point, seed, 0, loaded.settings(), out, out.name)
     from tether.adapt import adapt, check_run
-    from tether.atomic import atomic_path
+    from tether.atomic import write_text
     from tether.serialization import read_json
     from tether.workers import rank
 
@@ -71,8 +71,7 @@ def adapt_command(
         report(job, job.settings.property_steps, "done")
     if rank() > 0:
         return
-    with atomic_path(run.config) as temporary:
-        temporary.write_text(loaded.to_yaml())
+    write_text(run.config, loaded.to_yaml())
     metrics = read_json(run.metrics)
     if as_json:
         typer.echo(json.dumps(metrics))

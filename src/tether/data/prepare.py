@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tether.atomic import atomic_path
+from tether.atomic import write_text
 from tether.data.audit import Audit, Auditor
 from tether.data.choose import agreed_target, choose_targets
 from tether.data.read import read_structures
@@ -156,8 +156,7 @@ def prepare(
     )  # fmt: skip
     if audit_file is not None:
         text = json.dumps(report.to_dict(), indent=1, ensure_ascii=False)
-        with atomic_path(audit_file) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(audit_file, text)
     return report
 
 

@@ -9,7 +9,7 @@ import jinja2
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from tether.atomic import atomic_path
+from tether.atomic import write_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,8 +67,7 @@ def write_page(path: Path, page: str) -> Path:
     TetherError
         If the folder cannot be written to.
     """
-    with atomic_path(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_text(path, page)
     return path
 
 

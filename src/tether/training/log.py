@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from tether.atomic import atomic_path
+from tether.atomic import write_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,5 +60,4 @@ def cut_log(path: Path, step: int) -> None:
         Last step to keep.
     """
     kept = [event for event in read_log(path) if event["step"] <= step]
-    with atomic_path(path) as temporary:
-        temporary.write_text("".join(json.dumps(event) + "\n" for event in kept))
+    write_text(path, "".join(json.dumps(event) + "\n" for event in kept))

@@ -134,12 +134,13 @@ def check_pretraining(
     """
     choice = backbone or BackboneChoice("so3krates")
     request = PretrainRequest(inputs, objective, settings, seed, choice, weights, licence)
-    Run(out).check(request.identity(prepare_pretraining(request, Ranks()).stores))
+    prepare_pretraining(request, Ranks())
+    Run(out).check(request.identity())
 
 
 def _claim(run: Run, ready: Prepared, request: PretrainRequest, device: torch.device) -> bool:
     """Take the folder; whether the run in it is complete."""
-    run.claim(request.identity(ready.stores))
+    run.claim(request.identity())
     if not run.provenance.exists():
         write_json(run.provenance, {**ready.provenance(), "device": str(device)})
     return run.is_complete
@@ -175,14 +176,14 @@ def _denoising_error(model: AdaptedModel, task: DenoisingTask, graph: Graph) -> 
 
 def _finish(ready: Prepared, request: PretrainRequest, run: Run, progress: Progress) -> None:
     ready.model.load(load_tensors(run.weights))
-    spec, first = ready.model.backbone.spec, ready.stores[0]
-    numbers = np.unique(np.concatenate([store.numbers_flat for store in ready.stores]))
-    owns = request.objective.has_forcefield and ready.parts[0].head is None
-    offsets = ready.parts[0].offsets
+    spec, first = ready.model.backbone.spec, ready.parts[0]
+    numbers = np.unique(np.concatenate([part.corpus.store.numbers_flat for part in ready.parts]))
+    owns = request.objective.has_forcefield and first.head is None
+    offsets = first.offsets
     about = {
         "elements": numbers.tolist(),
         "licence": request.licence,
-        "level_of_theory": origin(first)["level_of_theory"] if owns else "none",
+        "level_of_theory": origin(first.corpus.store)["level_of_theory"] if owns else "none",
         "objective": request.objective.identity(),
         "datasets": ready.provenance()["datasets"],
         # What a label had to be shifted by to be counted as this potential counts energies.

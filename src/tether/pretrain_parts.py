@@ -58,22 +58,15 @@ class PretrainRequest:
     weights: Literal["pretrained", "random"]
     licence: str
 
-    def identity(self, stores: Sequence[Store]) -> dict[str, Any]:
-        """What tells this run from another.
-
-        Parameters
-        ----------
-        stores : sequence of Store
-            Of the data sets.
-
-        Returns
-        -------
-        dict
-            For `Run.claim`.
-        """
+    def identity(self) -> dict[str, Any]:
+        """What tells this run from another: for `Run.claim`."""
         sets = [
-            {"name": one.name, "weight": one.weight, "fingerprint": store.fingerprint}
-            for one, store in zip(self.inputs.datasets, stores, strict=True)
+            {
+                "name": one.name,
+                "weight": one.weight,
+                "fingerprint": Store.open(one.store).fingerprint,
+            }
+            for one in self.inputs.datasets
         ]
         others = {"validation": self.inputs.validation, "test": self.inputs.test}
         return {
@@ -97,6 +90,8 @@ class Part:
         The data set.
     share : int
         Structures of it in a batch.
+    suffix : str
+        Of its tasks' names; empty where it is alone.
     head : str or None
         Of the model's `potentials`; None: the backbone's own energy head, or none at all.
     scale : float
@@ -107,6 +102,7 @@ class Part:
 
     corpus: Corpus
     share: int
+    suffix: str
     head: str | None
     scale: float
     offsets: Tensor | None
@@ -120,10 +116,8 @@ class Prepared:
     ----------
     model : AdaptedModel
         The backbone, with heads for what it is pretrained on.
-    stores : list of Store
-        Of the data sets.
     parts : list of Part
-        In the same order.
+        One a data set.
     tasks : list of Task
         The first one counts the steps.
     watched : dict of str to Graph
@@ -131,7 +125,6 @@ class Prepared:
     """
 
     model: AdaptedModel
-    stores: list[Store]
     parts: list[Part]
     tasks: list[Task]
     watched: dict[str, Graph]
@@ -139,8 +132,8 @@ class Prepared:
     def provenance(self) -> dict[str, Any]:
         """What it was made from, and with; for JSON."""
         sets = [
-            {"name": part.corpus.data.name, "n_systems": store.n_systems, **origin(store)}
-            for part, store in zip(self.parts, self.stores, strict=True)
+            {"name": corpus.data.name, "n_systems": corpus.store.n_systems, **origin(corpus.store)}
+            for corpus in (part.corpus for part in self.parts)
         ]
         spec = self.model.backbone.spec.to_dict()
         return {"backbone": spec, "datasets": sets, **environment()}
@@ -208,11 +201,10 @@ def prepare_pretraining(request: PretrainRequest, ranks: Ranks) -> Prepared:
             seed=request.seed,
         )
         model.denoising = head
-    alone = len(parts) == 1
-    tasks = [task for part in parts for task in _tasks(request, model, part, ranks, alone=alone)]
+    tasks = [task for part in parts for task in _tasks(request, model, part, ranks)]
     # The lead, which counts the steps, must be there until the end: denoising may fade.
     tasks.sort(key=lambda task: isinstance(task, DenoisingTask))
-    return Prepared(model, stores, parts, tasks, watched)
+    return Prepared(model, parts, tasks, watched)
 
 
 def _build_model(request: PretrainRequest, stores: Sequence[Store]) -> AdaptedModel:
@@ -257,24 +249,22 @@ def _watched(
 def _part(request: PretrainRequest, model: AdaptedModel, corpus: Corpus, share: int) -> Part:
     objective, names = request.objective, [one.name for one in request.inputs.datasets]
     position, name = names.index(corpus.data.name), None
+    suffix = f"/{corpus.data.name}" if len(names) > 1 else ""
     needs_forces = objective.has_forcefield or (objective.has_denoising and objective.conditioned)
     scale = force_scale(corpus.sample) if needs_forces else 1.0
     if not objective.has_forcefield:
-        return Part(corpus, share, None, scale, None)
+        return Part(corpus, share, suffix, None, scale, None)
     direct = objective.forces == "direct"
     if direct or position:
         spec, name, seed = model.backbone.spec, corpus.data.name, request.seed + position
         pair = PairHead(spec.n_features, cutoff=spec.cutoff, seed=seed) if direct else None
         model.potentials[name] = EnergyHead(spec.n_features, scale=scale, direct=pair, seed=seed)
     offsets = element_offsets(model, corpus.sample, head=name)
-    return Part(corpus, share, name, scale, offsets)
+    return Part(corpus, share, suffix, name, scale, offsets)
 
 
-def _tasks(
-    request: PretrainRequest, model: AdaptedModel, part: Part, ranks: Ranks, *, alone: bool
-) -> list[Task]:
+def _tasks(request: PretrainRequest, model: AdaptedModel, part: Part, ranks: Ranks) -> list[Task]:
     objective, settings, seed = request.objective, request.settings, request.seed
-    suffix = "" if alone else f"/{part.corpus.data.name}"
     tasks: list[Task] = []
     if objective.has_forcefield:
         tasks.append(
@@ -290,7 +280,7 @@ def _tasks(
                 force_weight=settings.force_weight,
                 energy_weight=settings.energy_weight,
                 stress_weight=settings.stress_weight,
-                name=f"forcefield{suffix}",
+                name=f"forcefield{part.suffix}",
                 head=part.head,
                 per_structure=objective.per_structure,
             )
@@ -302,7 +292,7 @@ def _tasks(
                 NoisyStream(stream, objective.scales, seed, objective.strain),
                 model.denoising,
                 force_scale=part.scale,
-                name=f"denoising{suffix}",
+                name=f"denoising{part.suffix}",
             )
         )
     return tasks
@@ -326,13 +316,12 @@ def build_balance(ready: Prepared, objective: Objective, n_steps: int) -> Faded:
         For the engine.
     """
     total = sum(part.share for part in ready.parts)
-    weights, ends, alone = {}, {}, len(ready.parts) == 1
+    hybrid = objective.kind == "hybrid"
+    weights, ends = {}, {}
     for part in ready.parts:
-        data = part.corpus.data
-        suffix, weight = "" if alone else f"/{data.name}", data.weight
-        weights[f"forcefield{suffix}"] = weight * part.share / total
-        relative = objective.denoising_weight if objective.kind == "hybrid" else 1.0
-        weights[f"denoising{suffix}"] = relative * weight * part.share / total
-        if objective.kind == "hybrid" and objective.fade_by:
-            ends[f"denoising{suffix}"] = max(1, round(objective.fade_by * n_steps))
+        denoising, weight = f"denoising{part.suffix}", part.corpus.data.weight * part.share / total
+        weights[f"forcefield{part.suffix}"] = weight
+        weights[denoising] = weight * (objective.denoising_weight if hybrid else 1.0)
+        if hybrid and objective.fade_by:
+            ends[denoising] = max(1, round(objective.fade_by * n_steps))
     return Faded(weights, ends)

@@ -13,7 +13,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -392,11 +392,7 @@ def test_resume_after_sigkill_gives_the_same_store(tmp_path: Path) -> None:
     parts = tmp_path / "labels.arrow.parts"
     process = subprocess.Popen([sys.executable, script, out, ",".join(names)])
     try:
-        # The first chunk among them: other structures are then refused before any is labelled.
-        assert wait_until(
-            lambda: len(found := sorted(parts.glob("0*.npz"))) >= 2 and "0000000-" in found[0].name,
-            60,
-        )
+        assert wait_until(lambda: len(list(parts.glob("0*.npz"))) >= 2, 60)
         workers = children_of(process.pid)
         assert len(workers) >= 2
     finally:
@@ -426,6 +422,28 @@ def test_resume_after_sigkill_gives_the_same_store(tmp_path: Path) -> None:
     label_structures(molecules(*names), out=fresh, **arguments)  # type: ignore[arg-type]
     assert Store.open(out).fingerprint == Store.open(fresh).fingerprint
     assert out.read_bytes() == fresh.read_bytes()
+
+
+def test_other_structures_leave_no_chunk_behind(tmp_path: Path) -> None:
+    out, names = tmp_path / "labels.arrow", ["H2O", "CH4", "NH3"]
+    arguments: dict[str, Any] = {
+        "backbone": TinyBackbone(), "sampling": Sampling(n_per_structure=1), "workers": 0,
+        "chunk_size": 1,
+    }  # fmt: skip
+
+    def stop(done: int, labelled: int, failed: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        label_structures(molecules(*names), out=out, progress=stop, **arguments)
+    first, second = sorted((tmp_path / "labels.arrow.parts").glob("0*.npz"))
+    first.unlink()  # of two workers, that of the second chunk may be the faster one
+    with pytest.raises(TetherError, match="chunk 1 of .* made from other structures"):
+        label_structures(molecules("NH3", "H2O", "CH4"), out=out, **arguments)
+    assert list((tmp_path / "labels.arrow.parts").glob("0*.npz")) == [second]
+    resumed = label_structures(molecules(*names), out=out, **arguments)
+    assert (resumed.n_resumed, resumed.n) == (1, 3)
 
 
 @has_tblite

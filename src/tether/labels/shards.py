@@ -137,16 +137,23 @@ class Parts:
     def is_done(self, index: int, key: str) -> bool:
         """Whether a chunk was finished before.
 
-        Raises `TetherError` when it was, but from other structures.
+        Raises `TetherError` when it was, but from other structures: what this call has made of
+        those is taken back, so that the right ones are not refused afterwards.
         """
         before = self.done.get(index)
         if before is not None and before != key:
+            for path in set(self.folder.glob("[0-9]*-*.npz")) - self._paths_done:
+                path.unlink()
             raise TetherError(
                 f"chunk {index} of {self.folder} was made from other structures",
                 expected="the structures that the labelling was started with, in the same order",
                 fix=f"give the same input, or remove {self.folder} to start again",
             )
         return before is not None
+
+    @property
+    def _paths_done(self) -> set[Path]:
+        return {self.path(index, key) for index, key in self.done.items()}
 
     def remove(self) -> None:
         """Remove the folder; a kill in between leaves no folder that looks resumable."""

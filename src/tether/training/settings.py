@@ -55,7 +55,7 @@ class TrainingSettings:
     force_weight, energy_weight, stress_weight : float
         Inside the force-field task; stress counts where there are labels of it.
     compile : bool
-        Compile the steps on the property and the force field, see `tether.training.compiled`:
+        Compile the steps on property, force field and noise, see `tether.training.compiled`:
         minutes at the first run on a machine, then faster steps. Needs a C++ compiler.
     device : str
         ``auto`` (a CUDA device where there is one), ``cpu``, ``cuda`` or ``cuda:<number>``.

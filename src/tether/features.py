@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import torch
     from torch import Tensor
 
@@ -44,21 +42,15 @@ class Features:
 
     def to(self, device: torch.device | str) -> Features:
         """The same numbers on a device."""
-        return self._each(lambda tensor: tensor.to(device))
 
-    def detach(self) -> Features:
-        """The same numbers without their autograd graph."""
-        return self._each(lambda tensor: tensor.detach())
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Features:
-        def changed(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else change(tensor)
+        def moved(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device)
 
         return Features(
-            node=change(self.node),
-            layers=tuple(change(layer) for layer in self.layers),
-            edge=changed(self.edge),
-            edge_idx=changed(self.edge_idx),
-            edge_distance=changed(self.edge_distance),
-            edge_vector=changed(self.edge_vector),
+            node=self.node.to(device),
+            layers=tuple(layer.to(device) for layer in self.layers),
+            edge=moved(self.edge),
+            edge_idx=moved(self.edge_idx),
+            edge_distance=moved(self.edge_distance),
+            edge_vector=moved(self.edge_vector),
         )

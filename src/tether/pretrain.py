@@ -182,6 +182,8 @@ def _finish(ready: Prepared, request: PretrainRequest, run: Run, progress: Progr
     offsets = first.offsets
     about = {
         "elements": numbers.tolist(),
+        "charge": any(bool(part.corpus.store.charge.any()) for part in ready.parts),
+        "spin": any(bool(part.corpus.store.spin.any()) for part in ready.parts),
         "licence": request.licence,
         "level_of_theory": origin(first.corpus.store)["level_of_theory"] if owns else "none",
         "objective": request.objective.identity(),

@@ -72,7 +72,14 @@ def test_the_file_is_small_and_says_what_it_is() -> None:
 
 def test_what_it_does_not_know_is_refused() -> None:
     backbone = load_backbone("tether-s")
-    for atoms, message in ((molecule("SH2"), "element"), (bulk("C"), "periodic|cell")):
+    cation, triplet = molecule("NH3"), molecule("H2O")
+    cation.info["charge"], triplet.info["spin"] = 1, 2
+    for atoms, message in (
+        (molecule("SH2"), "does not know S,"),
+        (bulk("C"), "accepts no cell"),
+        (cation, "does not know a charge, found in structure `0`: 1"),
+        (triplet, "does not know unpaired electrons, found in structure `0`: 2"),
+    ):
         with pytest.raises(TetherError, match=message):
             backbone.prepare(from_ase([atoms]))
 

@@ -212,6 +212,35 @@ def test_random_weights_of_a_checkpoints_size(workspace: Any, tmp_path: Path) ->
         load_backbone(str(tmp_path / "other.safetensors"))
 
 
+@pytest.mark.parametrize("charge", [0.0, 1.0])
+def test_weights_hear_the_charges_that_their_data_had(
+    workspace: Any, tmp_path: Path, charge: float
+) -> None:
+    pytest.importorskip("torchmdnet", reason="the extra tensornet is not installed")
+    store = Store.open(workspace.auxiliary)
+    batch = store.batch(range(store.n_systems))
+    labelled = replace(batch, charge=torch.full_like(batch.charge, charge))
+    chunk = Chunk(labelled, ("ions",) * len(store))
+    write_store(tmp_path / "ions.arrow", [chunk], list(store.targets.values()))
+    small = {"n_features": 4, "n_layers": 1, "n_radial": 4}
+    made = pretrain(
+        PretrainInputs((DataSet(tmp_path / "ions.arrow"),)),
+        Objective("denoising"),
+        TrainingSettings(property_steps=1, batch_size=2, validate_every=1),
+        out=tmp_path / "run",
+        backbone=BackboneChoice("tensornet", small),
+    )
+    backbone = load_backbone(str(made.folder / "backbone.safetensors"))
+    assert (backbone.spec.charge, backbone.spec.spin) == (charge > 0, False)
+    ion = labelled.select([0])
+    if charge:
+        assert backbone.prepare(ion).n_systems == 1
+    ion = replace(ion, charge=torch.ones_like(ion.charge), ids=("ion",))
+    if not charge:
+        with pytest.raises(TetherError, match="does not know a charge, found in structure `ion`"):
+            backbone.prepare(ion)
+
+
 def test_weights_fade_and_the_task_goes() -> None:
     weight = torch.nn.Parameter(torch.ones(()))
     balance = Faded({"forcefield": 1.0, "denoising": 0.5}, {"denoising": 10})

@@ -57,7 +57,8 @@ def save_backbone(
     options : mapping
         Its size, as `load_backbone` takes it.
     about : mapping
-        ``elements``, ``licence`` and ``level_of_theory``, and whatever else is worth knowing; JSON.
+        ``elements``, ``licence`` and ``level_of_theory``; ``charge`` and ``spin`` where its data
+        had any; and whatever else is worth knowing; JSON.
     """
     content = {"architecture": architecture, "options": dict(options), "about": about}
     save_tensors(
@@ -108,6 +109,9 @@ def load_checkpoint(
         name=name,
         checkpoint=path.name,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        # An architecture hears more than weights that never saw any.
+        charge=backbone.spec.charge and content["about"].get("charge", False),
+        spin=backbone.spec.spin and content["about"].get("spin", False),
         **{**about, "elements": tuple(about["elements"])},
     )
     return backbone

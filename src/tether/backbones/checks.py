@@ -42,8 +42,8 @@ def check_structures(batch: AtomBatch, spec: BackboneSpec) -> None:
     TetherError
         For a structure without atoms, positions or cells that are not finite, elements that the
         backbone does not know, a cell that it does not accept, a molecule where it knows crystals
-        only, and a periodic structure whose cell has no volume. The structures are named by their
-        ids.
+        only, a periodic structure whose cell has no volume, and a charge or unpaired electrons
+        that it would not notice. The structures are named by their ids.
     """
     system_idx = batch.system_idx
     empty = batch.counts == 0
@@ -63,6 +63,7 @@ def check_structures(batch: AtomBatch, spec: BackboneSpec) -> None:
         )
     _check_elements(batch, spec)
     _check_cells(batch, spec)
+    _check_electrons(batch, spec)
 
 
 def check_overlaps(batch: AtomBatch, edges: Edges) -> None:
@@ -138,6 +139,21 @@ def _check_cells(batch: AtomBatch, spec: BackboneSpec) -> None:
             f"the cell has no volume in {_named(batch, flat)}, which is periodic",
             expected="three linearly independent lattice vectors",
             fix="write the cell, or set pbc=False",
+        )
+
+
+def _check_electrons(batch: AtomBatch, spec: BackboneSpec) -> None:
+    for heard, values, what, normal in (
+        (spec.charge, batch.charge, "a charge", "neutral structures: charge 0"),
+        (spec.spin, batch.spin, "unpaired electrons", "closed shells: spin 0"),
+    ):
+        if heard or not bool(values.any()):
+            continue
+        raise TetherError(
+            f"backbone `{spec.name}` does not know {what}, found in "
+            f"{_named(batch, values != 0)}: {float(values[values != 0][0]):g}",
+            expected=normal,
+            fix="remove these structures, or choose a backbone that was trained on such ones",
         )
 
 

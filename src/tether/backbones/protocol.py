@@ -46,6 +46,9 @@ class BackboneSpec:
     mirror : bool
         Whether a structure and its mirror image have the same features. An architecture that is
         equivariant under rotation alone tells them apart.
+    charge, spin : bool
+        Whether the total charge, and the number of unpaired electrons, change the features; where
+        they do not, or the weights were made from neutral closed shells, others are refused.
     """
 
     name: str
@@ -60,6 +63,8 @@ class BackboneSpec:
     periodic: bool
     molecules: bool = True
     mirror: bool = True
+    charge: bool = False
+    spin: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain mapping, for JSON."""

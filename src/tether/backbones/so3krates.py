@@ -309,6 +309,8 @@ def _random_spec(config: So3kratesConfig) -> BackboneSpec:
         n_layers=config.n_layers,
         level_of_theory="none",
         periodic=False,
+        charge=True,
+        spin=True,
     )
 
 

@@ -238,6 +238,7 @@ def _random_spec(config: TensornetConfig) -> BackboneSpec:
         n_layers=config.n_layers,
         level_of_theory="none",
         periodic=True,
+        charge=True,
     )
 
 

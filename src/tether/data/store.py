@@ -155,6 +155,16 @@ class Store:
         """Atomic numbers of all atoms, shape (n_atoms,); a view where there is one batch."""
         return _joined([part.atoms["numbers"] for part in self._parts])
 
+    @property
+    def charge(self) -> NDArray[np.float64]:
+        """Total charge of each structure in e, shape (n_systems,); a view where possible."""
+        return _joined([part.systems["charge"] for part in self._parts])
+
+    @property
+    def spin(self) -> NDArray[np.float64]:
+        """Unpaired electrons of each structure, shape (n_systems,); a view where possible."""
+        return _joined([part.systems["spin"] for part in self._parts])
+
     def targets_named(self, names: Sequence[str]) -> dict[str, Target]:
         """Some of the labels.
 

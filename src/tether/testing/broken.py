@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from tether.testing import faults
@@ -136,6 +137,10 @@ def _scaled(
     return _replaced(energy_forces=energy_forces)
 
 
+def _forgets_charge(inner: TinyBackbone, batch: AtomBatch) -> Graph:
+    return inner.prepare(replace(batch, charge=torch.zeros_like(batch.charge)))
+
+
 def _frozen_weight() -> BrokenBackbone:
     broken = BrokenBackbone()
     broken.inner.blocks()[1][1][0].requires_grad_(False)  # noqa: FBT003 (torch's signature)
@@ -167,6 +172,12 @@ BROKEN: Sequence[Fault] = (
         "boxes molecules",
         "molecule refused",
         lambda: BrokenBackbone(TinyBackbone(molecules=False), prepare=faults.boxes_molecules),
+    ),
+    Fault("any charge", "charge and spin heard", _replaced(prepare=_forgets_charge)),
+    Fault(
+        "hears no charge",
+        "charge and spin heard",
+        _replaced(prepare=_forgets_charge, spec={"charge": True}),
     ),
     Fault("any overlap", "overlapping atoms refused", _replaced(prepare=faults.any_overlap)),
     Fault("repairs NaN", "non-finite positions refused", _replaced(prepare=faults.repairs_nan)),

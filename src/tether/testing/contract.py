@@ -87,6 +87,7 @@ _CHECKS = (
     _Check("unknown element refused", interface.check_unknown_element_refused, _all_elements_known),
     _Check("cell refused", interface.check_cell_refused, _accepts_cells),
     _Check("molecule refused", interface.check_molecule_refused, _accepts_molecules),
+    _Check("charge and spin heard", interface.check_electrons),
     _Check("overlapping atoms refused", interface.check_overlap_refused),
     _Check("non-finite positions refused", interface.check_non_finite_refused),
     _Check("deterministic", symmetry.check_deterministic),

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "check_cell_refused",
+    "check_electrons",
     "check_inputs_untouched",
     "check_last_layer",
     "check_molecule_refused",
@@ -201,6 +202,21 @@ def check_molecule_refused(probe: Probe) -> Measured:
     batch = probe.structures[0]
     bare = replace(batch, cell=torch.zeros_like(batch.cell), pbc=torch.zeros_like(batch.pbc))
     return _refused(probe, bare, "a molecule")
+
+
+def check_electrons(probe: Probe) -> Measured:
+    """A charge or unpaired electrons change the features, or raise `TetherError`."""
+    batch, spec = probe.structures[0], probe.backbone.spec
+    neutral, found = probe.features(batch).node, []
+    for name, heard, changed in (
+        ("charge", spec.charge, replace(batch, charge=torch.ones_like(batch.charge))),
+        ("spin", spec.spin, replace(batch, spin=torch.ones_like(batch.spin))),
+    ):
+        if not heard:
+            found += [_refused(probe, changed, f"a {name} of 1").detail]
+        elif torch.equal(probe.features(changed).node, neutral):
+            found += [f"a {name} of 1 changes nothing"]
+    return _violations(filter(None, found))
 
 
 def check_overlap_refused(probe: Probe) -> Measured:

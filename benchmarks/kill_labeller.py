@@ -1,4 +1,4 @@
-"""Kills labelling at random moments, 50 times: nothing lost, nothing corrupt, the same store.
+"""Kills labelling at random moments, 50 workers and 50 drivers: nothing lost or corrupt.
 
 Molecules of QM9 are labelled with GFN2-xTB by two workers, in turn of the pool and of a local Ray.
 Some time after a random shard, or in the start, a random worker or the process that drives them
@@ -91,13 +91,22 @@ class Labelling:
         Of each molecule.
     random : numpy.random.Generator
         Chooses moments and victims.
+    victims : dict of str to int
+        How many ``worker`` and ``driver`` are still to be killed.
     """
 
     def __init__(
-        self, store: Path, out: Path, mode: str, n_geometries: int, random: np.random.Generator
+        self,
+        store: Path,
+        out: Path,
+        mode: str,
+        *,
+        n_geometries: int,
+        random: np.random.Generator,
+        victims: dict[str, int],
     ) -> None:
         self.store, self.out, self.mode = store, out, mode
-        self.n_geometries, self.random = n_geometries, random
+        self.n_geometries, self.random, self.victims = n_geometries, random, victims
         self.parts = out.with_name(out.name + ".parts")
         self.kept: dict[str, int] = {}  # shards that a driver left, and when each was written
         self.kills: list[dict[str, Any]] = []
@@ -125,7 +134,7 @@ class Labelling:
         while self.process.poll() is None and len(self.shards()) < wanted:
             time.sleep(0.01)
         time.sleep(float(self.random.uniform(0.0, 1.0)))
-        victim = str(self.random.choice(["worker", "driver"]))
+        victim = str(self.random.choice([one for one, left in self.victims.items() if left]))
         workers = workers_of(self.process.pid, self.mode)
         while victim == "worker" and not workers and self.process.poll() is None:
             workers = workers_of(self.process.pid, self.mode)
@@ -140,6 +149,7 @@ class Labelling:
             os.kill(target, signal.SIGKILL)
         except ProcessLookupError:  # it had just ended by itself
             return False
+        self.victims[victim] -= 1
         self.kills.append({"mode": self.mode, "victim": victim, "shards": len(self.shards())})
         print(self.kills[-1], flush=True)
         if victim == "driver":
@@ -178,17 +188,23 @@ def survivors(pids: list[int], seconds: float = 30.0) -> int:
 
 
 def run(store: Path, folder: Path, *, n: int, n_geometries: int) -> dict[str, Any]:
-    """Kill `n` times and check each store."""
+    """Kill `n` workers and `n` drivers, and check each store."""
+    victims = {"worker": n, "driver": n}
+
+    def start(name: str, mode: str) -> Labelling:
+        out = folder / f"{name}.arrow"
+        return Labelling(
+            store, out, mode, n_geometries=n_geometries, random=random, victims=victims
+        )
+
     random = np.random.default_rng(0)
-    reference = Labelling(store, folder / "reference.arrow", "pool", n_geometries, random).finish()
+    reference = start("reference", "pool").finish()
     kills: list[dict[str, Any]] = []
     reports: list[dict[str, Any]] = []
-    while len(kills) < n:
+    while any(victims.values()):
         mode = ("pool", "ray")[len(reports) % 2]
-        out = folder / f"{len(reports)}.arrow"
-        labelling = Labelling(store, out, mode, n_geometries, random)
-        most = min(KILLS_OF_ONE, n - len(kills))
-        while len(labelling.kills) < most and labelling.kill():
+        labelling = start(str(len(reports)), mode)
+        while any(victims.values()) and len(labelling.kills) < KILLS_OF_ONE and labelling.kill():
             pass
         kills += labelling.kills
         reports.append({"mode": mode, "kills": len(labelling.kills), **labelling.finish()})
@@ -212,7 +228,7 @@ def run(store: Path, folder: Path, *, n: int, n_geometries: int) -> dict[str, An
 def main() -> None:
     """Prepare, kill, count."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("-n", type=int, default=50, help="kills")
+    parser.add_argument("-n", type=int, default=50, help="kills of each kind")
     parser.add_argument("--geometries", type=int, default=6, help="of each molecule")
     parser.add_argument("--store", type=Path, help="molecules; default: a sample of QM9")
     parser.add_argument("--json", type=Path)

@@ -26,8 +26,9 @@ the training set published with arXiv 2601.08486 those that no task of the bench
 validates or tests on. No molecule of a published test split is among them, and no property label
 was seen. Of each, three geometries were made by Gaussian displacements of 0.02, 0.05 and 0.1 Å;
 those with a force above 30 eV/Å were left out. Labels were made here: GFN2-xTB's by tblite (the
-potential), and, in the first of three trainings (40,000 steps, then 18,000 and 20,000 on GFN2-xTB alone),
-SO3LR's on other geometries (a second head, not kept). The test set is of 300 further molecules.
+potential), and, in the first of three trainings (40,000 steps, then 18,000 and 20,000 on GFN2-xTB
+alone), SO3LR's on other geometries (a second head, not kept). The test set is of 300 further
+molecules.
 
 Made by `benchmarks/tether_s.py`; configuration and log are in `benchmarks/results/tether-s/`.
 """

@@ -51,6 +51,8 @@ class Config(Closed):
         stands for the one above.
     outside
         Task-specific models without a pretrained backbone, as rows beside the recipes.
+    references
+        Names of recipes; the gain of every other one over each that is run is in the summary.
     seeds
         One run each.
     budget
@@ -73,6 +75,7 @@ class Config(Closed):
         default=("scratch", "probe", "full", "layerwise", "mft"), min_length=1
     )
     outside: tuple[Literal["fingerprint"], ...] = ()
+    references: tuple[str, ...] = ("scratch", "full")
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0, 1, 2), min_length=1)
     training: dict[str, Any] = Field(default_factory=dict)
     budget: Literal["steps", "compute"] = "steps"
@@ -211,6 +214,7 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
     for name, values in (
         ("targets", config.targets),
         ("seeds", config.seeds),
+        ("references", config.references),
         ("recipes and outside", config.methods()),
     ):
         if len(set(values)) < len(values):

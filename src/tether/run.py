@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import platform
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
 
 from tether.errors import TetherError
 from tether.serialization import read_json, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterator
     from pathlib import Path
 
     from _typeshed import DataclassInstance
@@ -138,6 +141,33 @@ class Run:
         self.check(identity)
         if not self._identity.exists():
             write_json(self._identity, identity)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes from training in the folder.
+
+        The operating system lets go of it when this process ends, however it ends.
+
+        Raises
+        ------
+        TetherError
+            When another process has it.
+        """
+        path = self._identity.with_name("lock")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path, blocking=False)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise TetherError(
+                f"another process is training in {self.folder}",
+                expected="one process a run",
+                fix="wait until it has finished, or stop it; this call then continues",
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     @property
     def _identity(self) -> Path:

@@ -20,6 +20,7 @@ from tether.splits.report import reference_lines
 from tether.splits.split import Split
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from tether.config import Config
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["errors_of", "summarise"]
 
 STATISTICS: tuple[Statistic, ...] = ("mae", "rmse")
-#: Recipes that others are compared with, where they were run.
-REFERENCES = ("scratch", "full")
 #: Recipe whose gap between OOD and ID error is the unit of the distance to the limit.
 LIMIT_REFERENCE = "full"
 Errors = dict[tuple[str, int], dict[tuple[str, str], np.ndarray]]
@@ -71,7 +70,7 @@ def summarise(folder: Path, *, config: Config) -> dict[str, Any]:
     return {
         "format": 1,
         "rows": _seed_rows(errors, metrics, units) + _pooled_rows(errors, metrics, units, names),
-        "gains": _gains(errors, names),
+        "gains": _gains(errors, names, config.references),
         "limit_distances": _limit_distances(errors, names),
         "reference_lines": _reference_lines(store, split, units),
         "forgetting": _forgetting(metrics),
@@ -229,11 +228,11 @@ def _limit_distances(errors: Errors, names: list[str]) -> list[dict[str, Any]]:
     return rows
 
 
-def _gains(errors: Errors, names: list[str]) -> list[dict[str, Any]]:
+def _gains(errors: Errors, names: list[str], references: Sequence[str]) -> list[dict[str, Any]]:
     """Gain of every recipe over each reference, on the seeds that both have."""
     by_recipe = _by_recipe(errors)
     rows = []
-    for reference in (r for r in REFERENCES if r in by_recipe):
+    for reference in (r for r in references if r in by_recipe):
         for recipe in (n for n in names if n in by_recipe and n != reference):
             seeds = sorted(by_recipe[recipe].keys() & by_recipe[reference].keys())
             if not seeds:

@@ -133,6 +133,15 @@ def shifted_store(path: Path, workspace: Any) -> Path:
     return path
 
 
+def test_one_process_trains_in_a_folder(workspace: Any, tmp_path: Path) -> None:
+    with (
+        Run(tmp_path / "run").held(),
+        pytest.raises(TetherError, match=r"another process is training in .*run"),
+    ):
+        run(workspace, tmp_path / "run", Objective())
+    assert run(workspace, tmp_path / "run", Objective()).is_complete
+
+
 def test_each_level_of_theory_has_a_head_of_its_own(workspace: Any, tmp_path: Path) -> None:
     second = DataSet(shifted_store(tmp_path / "b.arrow", workspace), weight=2.0)
     both = inputs(workspace, second)

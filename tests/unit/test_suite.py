@@ -261,12 +261,15 @@ def test_tests_over_other_tasks_are_another_family() -> None:
         }
         for i in range(3)
     ]
-    rows = {(row["method"], row["reference"]): row for row in _over_tasks(entries)}
+    rows = {(row["method"], row["reference"]): row for row in _over_tasks(entries, ["scratch"])}
     assert rows["lora", "scratch"]["n_tasks"] == 2
     assert rows["mft", "scratch"]["n_tasks"] == 3
     assert rows["lora", "scratch"]["p_holm"] == rows["lora", "scratch"]["p_value"]  # alone
     pair = rows["full", "scratch"], rows["mft", "scratch"]
     assert [row["p_holm"] for row in pair] == [2 * row["p_value"] for row in pair]
+    assert {reference for _, reference in rows} == {"scratch"}
+    against_mft = {row["method"]: row for row in _over_tasks(entries, ["lora", "mft", "unknown"])}
+    assert against_mft["full"]["gain_percent"] < 0 < rows["mft", "scratch"]["gain_percent"]
 
 
 @pytest.mark.parametrize("width", [40, 200])

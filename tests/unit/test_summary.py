@@ -17,6 +17,8 @@ from tether.data.store import Store
 from tether.errors import TetherError
 from tether.jobs import plan, start_order
 from tether.predict import load_run
+from tether.report.tables import overview_table
+from tether.report.verdict import verdict
 from tether.run import Run
 from tether.serialization import read_json
 from tether.summary import _limit_distances, summarise
@@ -56,6 +58,16 @@ def test_summary_has_the_agreed_keys(comparison: Any, strict_json: Any) -> None:
     assert summary["backbone"]["name"] == "tiny"
     assert summary["config"]["seeds"] == [0, 1]
     assert summary["missing_runs"] == []
+
+
+def test_gains_are_over_the_references_that_the_config_names(comparison: Any) -> None:
+    config, out, _ = comparison
+    turned = config.model_copy(update={"references": ("mft-strong", "not-run")})
+    summary = summarise(out, config=turned)
+    assert {(g["recipe"], g["reference"]) for g in summary["gains"]} == {("scratch", "mft-strong")}
+    assert "mft-strong" in verdict(summary, config.targets[0])
+    columns = overview_table(summary, config.targets[0]).columns
+    assert {c.group for c in columns if "gain" in c.group} == {"RMSE gain over mft-strong (%)"}
 
 
 def test_limit_distances_are_shares_of_the_gap_of_full() -> None:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from tether.cli.tables import stack
 from tether.report.format import format_gain, format_p, format_quantity, n_decimals
-from tether.report.suite_read import named_recipes, run_counts, run_states
+from tether.report.suite_read import named_recipes, reference_of, run_counts, run_states
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -52,7 +52,7 @@ def print_results(results: Mapping[str, Any], console: Console) -> None:
         Where to print.
     """
     tasks = results["tasks"]
-    recipes = named_recipes(results)
+    recipes, reference = named_recipes(results), reference_of(results)
     n_done, n_runs = run_counts(results)
     _print_tables(
         f"{n_done} of {n_runs} runs done",
@@ -64,9 +64,10 @@ def print_results(results: Mapping[str, Any], console: Console) -> None:
         row["subset"] for task in tasks for row in task["rows"] if row["subset"] != "val"
     )
     for subset in subsets:
-        title = f"{subset}: {results['metric'].upper()}, and below it the gain over full"
-        _print_tables(title, recipes, _error_columns(tasks, recipes, subset), console)
-    for line in _lines(results):
+        title = f"{subset}: {results['metric'].upper()}"
+        title += f", and below it the gain over {reference}" if reference else ""
+        _print_tables(title, recipes, _error_columns(tasks, recipes, subset, reference), console)
+    for line in _lines(results, reference):
         console.print(Text(line))
 
 
@@ -112,9 +113,9 @@ def _done_cell(task: Mapping[str, Any], recipe: str) -> Text:
 
 
 def _error_columns(
-    tasks: Sequence[Mapping[str, Any]], recipes: Sequence[str], subset: str
+    tasks: Sequence[Mapping[str, Any]], recipes: Sequence[str], subset: str, reference: str | None
 ) -> list[tuple[str, list[Text]]]:
-    """A column a task and target; below each error, its gain over full fine-tuning."""
+    """A column a task and target; below each error, its gain over the reference."""
     columns = []
     for task in tasks:
         for target in task["targets"]:
@@ -124,7 +125,7 @@ def _error_columns(
             gains = {
                 row["recipe"]: row["gain_percent"]
                 for row in _of(task["gains"], target, subset)
-                if row["reference"] == "full"
+                if row["reference"] == reference
             }
             decimals, best = n_decimals(found.values()), min(found.values())
             name = task["name"] if len(task["targets"]) == 1 else f"{task['name']} {target}"
@@ -150,7 +151,7 @@ def _cell(value: float | None, gain: float | None, decimals: int, best: float) -
     )
 
 
-def _lines(results: Mapping[str, Any]) -> list[str]:
+def _lines(results: Mapping[str, Any], reference: str | None) -> list[str]:
     lines = [
         f"{row['subset']}: {row['method']} against {row['reference']} over {row['n_tasks']} tasks: "
         f"{format_gain(row['gain_percent'])} % [{format_gain(row['low'])}, "
@@ -165,8 +166,8 @@ def _lines(results: Mapping[str, Any]) -> list[str]:
             f"(apart by {row['critical_difference']:.2f} or more can be told apart)"
         )
     for row in results["groups"]:
-        gain = row["gains"].get("full")
-        against = f", {format_gain(gain['percent'])} % against full" if gain else ""
+        gain = row["gains"].get(reference)
+        against = f", {format_gain(gain['percent'])} % against {reference}" if gain else ""
         lines.append(
             f"{row['group']}, {row['subset']}: {row['recipe']} {row['value']:.4g} "
             f"[{row['low']:.4g}, {row['high']:.4g}] over {row['n_folds']} folds{against}"

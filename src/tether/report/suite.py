@@ -164,7 +164,7 @@ def _over_tasks(results: Results) -> Section:
         parts.append(Part("panels", trade_off_panels(results, reference), "one"))
         parts += [
             Part("table", table)
-            for name in ("full", "scratch")
+            for name in dict.fromkeys([reference, *(r["reference"] for r in results["over_tasks"])])
             if (table := over_tasks_table(results, name)).rows
         ]
         parts.append(

@@ -112,7 +112,7 @@ def run_states(task: Mapping[str, Any], recipe: str) -> list[bool]:
     return [done for run, done in task["runs"].items() if run.rpartition("-s")[0] == recipe]
 
 
-def suite_recipes(results: Results) -> list[str]:
+def suite_recipes(results: Mapping[str, Any]) -> list[str]:
     """Recipes with a finished run, in the order of the configurations."""
     named = named_recipes(results)
     run = dict.fromkeys(str(row["recipe"]) for task in results["tasks"] for row in task["rows"])
@@ -125,7 +125,7 @@ def multitask_recipes(results: Results) -> list[str]:
     return [name for name in suite_recipes(results) if name in known]
 
 
-def reference_of(results: Results) -> str | None:
+def reference_of(results: Mapping[str, Any]) -> str | None:
     """`full` where it was run, else `scratch`, else None."""
     recipes = suite_recipes(results)
     return next((name for name in _REFERENCES if name in recipes), None)

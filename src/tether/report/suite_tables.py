@@ -212,9 +212,7 @@ def _group_table(results: Results, group: str, target: str) -> Table:
     n_folds = max(int(row["n_folds"]) for row in rows.values())
     for subset in subsets:
         metric = results["metric"].upper() + (f" ({unit})" if unit else "")
-        references = [
-            name for name in ("full", "scratch") if any(name in r["gains"] for r in rows.values())
-        ]
+        references = list(dict.fromkeys(name for row in rows.values() for name in row["gains"]))
         labels = [metric, *(f"gain over {name} (%)" for name in references)]
         columns += [Column(label, group=subset_label(subset)) for label in labels]
         cells = _group_cells(rows, recipes, subset, references)

@@ -158,11 +158,7 @@ def overview_table(summary: Mapping[str, Any], target: str) -> Table:
         subsets_of(summary, target),
         unit_of(summary, target),
     )
-    references = [
-        name
-        for name in ("scratch", "full")
-        if any(g["reference"] == name for g in summary["gains"])
-    ]
+    references = list(dict.fromkeys(str(gain["reference"]) for gain in summary["gains"]))
     columns = [Column("Recipe", numeric=False)]
     body = [[Cell(recipe)] for recipe in recipes]
     queries = [(subset, metric) for subset in subsets for metric in _METRICS]

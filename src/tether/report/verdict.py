@@ -35,8 +35,9 @@ def verdict(summary: Mapping[str, Any], target: str, *, metric: str = "rmse") ->
     """Say in one sentence how the best alternative does against full fine-tuning.
 
     The recipe named is the one with the largest OOD gain over `full` (over `scratch` where
-    `full` was not run); the sentence says from how many it was picked, says so when it loses,
-    and says so when the interval of the gain includes zero.
+    `full` was not run, else over the first reference of the comparison); the sentence says from
+    how many it was picked, says so when it loses, and says so when the interval of the gain
+    includes zero.
 
     Parameters
     ----------
@@ -56,12 +57,13 @@ def verdict(summary: Mapping[str, Any], target: str, *, metric: str = "rmse") ->
     if not subsets:
         return "No run has finished, so there is nothing to compare yet."
     far = "test/ood" if "test/ood" in subsets else subsets[-1]
-    for reference in _REFERENCES:
+    others = (str(gain["reference"]) for gain in summary["gains"])
+    for reference in dict.fromkeys((*_REFERENCES, *others)):
         gains = [
             gain
             for gain in summary["gains"]
             if gain["reference"] == reference
-            and gain["recipe"] not in _REFERENCES
+            and not {gain["recipe"], reference} <= set(_REFERENCES)
             and (gain["target"], gain["subset"], gain["metric"]) == (target, far, metric)
             and as_number(gain["gain_percent"]) is not None
         ]

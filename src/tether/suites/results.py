@@ -15,7 +15,7 @@ from tether.metrics.folds import fold_gain, fold_interval
 from tether.metrics.tasks import compare_over_tasks, holm, mean_ranks
 from tether.run import Run
 from tether.serialization import read_json
-from tether.summary import REFERENCES, errors_of
+from tether.summary import errors_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -53,6 +53,7 @@ def suite_results(suite: Suite) -> dict[str, Any]:
     """
     entries = [_entry(suite, task) for task in suite.tasks]
     done = [entry for entry in entries if entry["rows"]]
+    references = list(dict.fromkeys(r for task in suite.tasks for r in task.config.references))
     return {
         "format": 1,
         "name": suite.name,
@@ -67,9 +68,9 @@ def suite_results(suite: Suite) -> dict[str, Any]:
             for stage in suite.stages
         ],
         "tasks": entries,
-        "over_tasks": _over_tasks(done),
+        "over_tasks": _over_tasks(done, references),
         "ranks": _ranks(done),
-        "groups": _groups(suite) if suite.groups else [],
+        "groups": _groups(suite, references) if suite.groups else [],
         "curves": _curves(suite.axis, done) if suite.axis else [],
     }
 
@@ -167,10 +168,12 @@ def _recipes(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     return [name for name in named if name in run]
 
 
-def _over_tasks(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _over_tasks(
+    entries: Sequence[Mapping[str, Any]], references: Sequence[str]
+) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     recipes = _recipes(entries)
-    for reference in (r for r in REFERENCES if r in recipes):
+    for reference in (r for r in references if r in recipes):
         families: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
         for recipe in (r for r in recipes if r != reference):
             for subset, errors in _matched(entries, [reference, recipe]).items():
@@ -227,7 +230,7 @@ def _curves(axis: str, entries: Sequence[Mapping[str, Any]]) -> list[dict[str, A
     return sorted(rows, key=lambda row: float(row["x"]))
 
 
-def _groups(suite: Suite) -> list[dict[str, Any]]:
+def _groups(suite: Suite, references: Sequence[str]) -> list[dict[str, Any]]:
     """Folds of one data set together: errors and gains with hierarchical intervals."""
     assert suite.groups is not None
     by_group: dict[str, list[Task]] = defaultdict(list)
@@ -245,7 +248,7 @@ def _groups(suite: Suite) -> list[dict[str, Any]]:
             if kept:
                 where = {"group": group, "target": target, "subset": subset}
                 by_recipe = {name: [fold[name] for fold in kept] for name in names}
-                rows += _group_rows(by_recipe, suite.metric, where)
+                rows += _group_rows(by_recipe, suite.metric, where, references)
     return rows
 
 
@@ -268,7 +271,10 @@ def _common_seeds(
 
 
 def _group_rows(
-    errors: Mapping[str, list[list[NDArray[np.float64]]]], metric: Statistic, where: dict[str, str]
+    errors: Mapping[str, list[list[NDArray[np.float64]]]],
+    metric: Statistic,
+    where: dict[str, str],
+    references: Sequence[str],
 ) -> list[dict[str, Any]]:
     rows = []
     for name, ours in errors.items():
@@ -281,7 +287,7 @@ def _group_rows(
         }
         row["gains"] = {
             reference: vars(fold_gain(ours, errors[reference], metric, level=LEVEL))
-            for reference in REFERENCES
+            for reference in references
             if reference in errors and reference != name
         }
         rows.append(row)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -123,7 +123,7 @@ def train(
     Raises
     ------
     TetherError
-        When a loss or a validation error is not finite.
+        When a loss or a validation error is not finite, or another process trains in the folder.
     """
     keep_memory()
     ranks = ranks or Ranks()
@@ -131,15 +131,27 @@ def train(
     trainer = Trainer(model, tasks, groups=groups, balance=balance, settings=settings, ranks=ranks)
     if averaging:
         trainer.start_average()
-    if run.checkpoint.exists():
-        trainer.resume(run.checkpoint)
-    progress = trainer.progress
-    ranks.check_step(progress.step)
+    with run.held() if ranks.is_first else nullcontext():
+        if run.checkpoint.exists():
+            trainer.resume(run.checkpoint)
+        ranks.check_step(trainer.progress.step)
+        _steps(trainer, validate, run, report)
+    return trainer.progress
+
+
+def _steps(
+    trainer: Trainer,
+    validate: Callable[[AdaptedModel], Validation],
+    run: Run,
+    report: Callable[[Progress], None],
+) -> None:
+    """From where the trainer is to the end; the first rank logs and saves."""
+    progress, settings, ranks = trainer.progress, trainer.settings, trainer.ranks
     if ranks.is_first:
         # Also before the first checkpoint: a killed run has logged steps that come again.
         cut_log(run.log, progress.step)
     started = time.perf_counter() - progress.seconds
-    while not _finished(trainer.lead_steps, progress, groups, settings):
+    while not _finished(trainer.lead_steps, progress, trainer.groups, settings):
         values = trainer.step()
         progress.seconds = time.perf_counter() - started
         if progress.step % LOG_EVERY == 0 and ranks.is_first:
@@ -152,7 +164,6 @@ def train(
             if ranks.is_first:
                 trainer.save(run.checkpoint)
         report(progress)
-    return progress
 
 
 class Trainer:

@@ -1,19 +1,33 @@
-"""Write the results tables of a document from summaries: no number there is typed by hand.
+"""Write the results tables of the documents from result files: no number there is typed by hand.
 
-``python tools/results_table.py README.md FILE …``, with ``summary.json`` of a comparison or
-``results.json`` of a suite.
+``python tools/results_table.py [DOCUMENT …]``, by default every one that has results. Where the
+tables go, a document says which files of ``benchmarks/results/`` they are of:
+``<!-- results: FILE … -->`` up to ``<!-- end of results -->``. A file is the ``summary.json`` of a
+comparison, the ``results.json`` of a suite or the ``collapse.json`` of a measurement.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = ("README.md", "benchmarks/README.md")
 #: Tasks below which a mean over them is given without an interval.
 FEWEST_TASKS = 5
-START, END = "<!-- results:", "<!-- end of results -->"
+BLOCK = re.compile(r"(<!-- results: (.*?) -->\n).*?(<!-- end of results -->)", re.DOTALL)
+#: Rows of the table of collapse: name of a measure, and how it is written.
+MEASURES = {
+    "wasserstein1": ("1-Wasserstein to the pretrained features, in their spreads", ".2f"),
+    "cka": ("debiased CKA to the pretrained features", ".2f"),
+    "davies_bouldin": ("Davies–Bouldin index of the classes", ".2f"),
+    "knn_purity": ("purity of 10 neighbours", ".3f"),
+    "effective_rank": ("effective rank", ".1f"),
+    "ood_auroc": ("AUROC of OOD detection", ".3f"),
+}
 
 
 def table(summary: dict[str, Any]) -> str:
@@ -87,23 +101,87 @@ def suite_tables(results: dict[str, Any]) -> str:
         for name in tasks[0]["steps"]
         if name in run and all(name in task["steps"] for task in results["tasks"])
     ]
-    n_done = sum(done for task in results["tasks"] for done in task["runs"].values())
-    n_runs = sum(len(task["runs"]) for task in results["tasks"])
     caption = (
-        f"{results['name']}: {results['summary']}. {n_done} of {n_runs} runs are done. "
-        f"{results['metric'].upper()} ID / OOD, mean over seeds (their number in brackets); gain "
-        "of `mft` over `full` on the seeds of both, with bootstrap intervals over seeds and "
-        "structures (over structures alone where there is one seed)."
+        f"{_state(results)} {results['metric'].upper()} ID / OOD, mean over seeds (their number in "
+        "brackets); gain of `mft` over `full` on the seeds of both, with bootstrap intervals over "
+        "seeds and structures (over structures alone where there is one seed)."
     )
     heads = ["task", "clip oracle", *(f"`{name}`" for name in common), "ID gain", "OOD gain"]
-    lines = [caption, "", f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    rows = [
+        [
+            f"{task['name']} ({task['unit']})",
+            _oracle(task),
+            *(_pair(task, name) for name in common),
+            *(_gain(task, "mft", "full", subset) for subset in ("test/id", "test/ood")),
+        ]
+        for task in tasks
+    ]
+    parts = [caption, _markdown(heads, rows), *_over_tasks(results), *_other_recipes(tasks, common)]
+    return "\n\n".join(parts)
+
+
+def recipe_tables(results: dict[str, Any]) -> str:
+    """Markdown: a row a recipe, for a suite of few tasks; gains over each of its references."""
+    tasks = [task for task in results["tasks"] if task["rows"]]
+    names = list(dict.fromkeys(row["recipe"] for task in tasks for row in task["rows"]))
+    over = list(dict.fromkeys(gain["reference"] for task in tasks for gain in task["gains"]))
+    caption = (
+        f"{_state(results)} {results['metric'].upper()} ID / OOD, mean over seeds (their number in "
+        "brackets); OOD gains on the seeds of both, with bootstrap intervals over seeds and "
+        "structures; force MAE on held-out geometries after adaptation, in eV/Å, mean over all."
+    )
+    heads = ["recipe"]
     for task in tasks:
-        cells = [f"{task['name']} ({task['unit']})", _oracle(task)]
-        cells += [_pair(task, name) for name in common]
-        cells += [_gain(task, "mft", subset) for subset in ("test/id", "test/ood")]
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", *(_over_tasks(row) for row in results["over_tasks"])]
-    return "\n".join([*lines, *_other_recipes(tasks, common)]).rstrip()
+        heads += [f"{task['name']} ({task['unit']})", *(f"OOD gain over `{one}`" for one in over)]
+    rows = []
+    for name in names:
+        cells = [f"`{name}`"]
+        for task in tasks:
+            gains = (_gain(task, name, one, "test/ood") for one in over)
+            cells += [_pair(task, name), *gains]
+        forces = [
+            found["force_mae_after"]
+            for task in tasks
+            for found in task["forgetting"]
+            if found["recipe"] == name
+        ]
+        rows.append([*cells, f"{sum(forces) / len(forces):.3f}" if forces else "–"])
+    return f"{caption}\n\n{_markdown([*heads, 'force MAE'], rows)}"
+
+
+def collapse_table(content: dict[str, Any]) -> str:
+    """Markdown: a row a measure of the last layer's atoms, a column a recipe."""
+    recipes = list(dict.fromkeys(one["recipe"] for one in content["pooled"]))
+    rows = []
+    for measure, (label, form) in MEASURES.items():
+        found = {
+            one["recipe"]: one
+            for one in content["pooled"]
+            if one["name"] == measure and one["points"] != "edges" and one["layer"] is None
+        }
+        nulls = [one[end] for one in found.values() for end in ("null_low", "null_high")]
+        known = [null for null in nulls if null is not None]
+        before = [one["before"] for one in found.values() if one["before"] is not None]
+        rows.append(
+            [
+                label,
+                f"{min(known):{form}} to {max(known):{form}}" if known else "–",
+                f"{before[0]:{form}}" if before else "–",
+                *(f"{found[name]['value']:{form}}" if name in found else "–" for name in recipes),
+            ]
+        )
+    return _markdown(["measure", "null", "before", *(f"`{name}`" for name in recipes)], rows)
+
+
+def _state(results: dict[str, Any]) -> str:
+    n_done = sum(done for task in results["tasks"] for done in task["runs"].values())
+    n_runs = sum(len(task["runs"]) for task in results["tasks"])
+    return f"{results['name']}: {results['summary']}. {n_done} of {n_runs} runs are done."
+
+
+def _markdown(heads: list[str], rows: list[list[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def _pair(task: dict[str, Any], recipe: str) -> str:
@@ -114,8 +192,8 @@ def _pair(task: dict[str, Any], recipe: str) -> str:
     return f"{found['test/id']:.3g} / {found['test/ood']:.3g} ({len(seeds)})"
 
 
-def _gain(task: dict[str, Any], recipe: str, subset: str) -> str:
-    key = (recipe, "full", subset)
+def _gain(task: dict[str, Any], recipe: str, reference: str, subset: str) -> str:
+    key = (recipe, reference, subset)
     found = [g for g in task["gains"] if (g["recipe"], g["reference"], g["subset"]) == key]
     if not found:
         return "–"
@@ -128,17 +206,36 @@ def _oracle(task: dict[str, Any]) -> str:
     return f"{found[0]:.3g}" if found else "–"
 
 
-def _over_tasks(row: dict[str, Any]) -> str:
-    where = "ID" if row["subset"] == "test/id" else "OOD"
-    if row["n_tasks"] < FEWEST_TASKS:  # no interval, and no test, worth reading
-        return (
-            f"- {where}: `{row['method']}` better than `{row['reference']}` on {row['n_better']} "
-            f"of {row['n_tasks']} tasks."
-        )
-    return (
-        f"- {where}, over {row['n_tasks']} tasks: `{row['method']}` against `{row['reference']}` "
-        f"{_percent(row)}, better on {row['n_better']}, p = {row['p_holm']:.2g} (Wilcoxon, Holm)."
+def _over_tasks(results: dict[str, Any]) -> list[str]:
+    """Mean gains over the tasks that both have run: a row a recipe, nothing where nothing has."""
+    found = {(r["method"], r["reference"], r["subset"]): r for r in results["over_tasks"]}
+    methods = list(dict.fromkeys(method for method, _, _ in found))
+    asked = [
+        (reference, subset)
+        for reference in dict.fromkeys(reference for _, reference, _ in found)
+        for subset in ("test/id", "test/ood")
+    ]
+    if not methods:
+        return []
+    heads = [f"{subset[5:].upper()} gain over `{reference}`" for reference, subset in asked]
+    rows = [
+        [f"`{method}`", *(_over_cell(found.get((method, *query))) for query in asked)]
+        for method in methods
+    ]
+    caption = (
+        "Over the tasks that both have run: mean gain (from the geometric mean of the ratios, "
+        "interval by Student's t), on how many it is better, p by Wilcoxon's test and Holm."
     )
+    return [caption, _markdown(["recipe", *heads], rows)]
+
+
+def _over_cell(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return "–"
+    better = f"better on {row['n_better']} of {row['n_tasks']}"
+    if row["n_tasks"] < FEWEST_TASKS:  # no interval, and no test, worth reading
+        return better
+    return f"{_percent(row)}, {better}, p {row['p_holm']:.2g}"
 
 
 def _other_recipes(tasks: list[dict[str, Any]], common: list[str]) -> list[str]:
@@ -147,33 +244,41 @@ def _other_recipes(tasks: list[dict[str, Any]], common: list[str]) -> list[str]:
     names = [name for name in (some[0]["steps"] if some else ()) if name in done - set(common)]
     if not names:
         return []
-    heads = [f"{task['name']}, {where} gain" for task in some for where in ("ID", "OOD")]
-    lines = [
-        "",
-        "The other recipes, gain over `full`:",
-        "",
-        f"| recipe | {' | '.join(heads)} |",
-        f"|---|{'---|' * len(heads)}",
+    subsets = ("test/id", "test/ood")
+    heads = [f"{task['name']}, {subset[5:].upper()} gain" for task in some for subset in subsets]
+    rows = [
+        [f"`{name}`", *(_gain(task, name, "full", subset) for task in some for subset in subsets)]
+        for name in names
     ]
-    for name in names:
-        cells = [_gain(task, name, subset) for task in some for subset in ("test/id", "test/ood")]
-        lines.append(f"| `{name}` | {' | '.join(cells)} |")
-    return lines
+    return ["The other recipes, gain over `full`:", _markdown(["recipe", *heads], rows)]
 
 
 def tables(content: dict[str, Any]) -> str:
-    """Tables of a comparison's summary or a suite's results."""
-    return suite_tables(content) if "tasks" in content else table(content)
+    """Tables of a comparison's summary, a suite's results or a measurement of collapse."""
+    if "pooled" in content:
+        return collapse_table(content)
+    if "tasks" not in content:
+        return table(content)
+    has_mft = any("mft" in task["steps"] for task in content["tasks"])
+    return suite_tables(content) if has_mft else recipe_tables(content)
+
+
+def written(text: str) -> str:
+    """A document with its tables as the results now are."""
+
+    def filled(block: re.Match[str]) -> str:
+        sources = [ROOT / "benchmarks" / "results" / name for name in block[2].split()]
+        found = "\n\n".join(tables(json.loads(source.read_text())) for source in sources)
+        return f"{block[1]}\n{found}\n\n{block[3]}"
+
+    return BLOCK.sub(filled, text)
 
 
 def main() -> None:
-    """Replace the text between the markers."""
-    document, *sources = map(Path, sys.argv[1:])
-    text = document.read_text()
-    start = text.index("\n", text.index(START)) + 1
-    end = text.index(END)
-    content = "\n\n".join(tables(json.loads(source.read_text())) for source in sources)
-    document.write_text(f"{text[:start]}\n{content}\n\n{text[end:]}")
+    """Write the tables of some documents."""
+    for name in sys.argv[1:] or DOCUMENTS:
+        document = ROOT / name
+        document.write_text(written(document.read_text()))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ worker must cost nothing. After a killed driver every shard must be whole, no wo
 the repeated call must take up every shard. Every store must have the fingerprint of a run that
 nobody killed.
 
-``python benchmarks/kill_labeller.py [-n 50] [--store FILE] [--json FILE]``
+``python benchmarks/kill_labeller.py [-n 50] [--drivers 50] [--store FILE] [--json FILE]``
 """
 
 from __future__ import annotations
@@ -187,9 +187,8 @@ def survivors(pids: list[int], seconds: float = 30.0) -> int:
     return alive
 
 
-def run(store: Path, folder: Path, *, n: int, n_geometries: int) -> dict[str, Any]:
-    """Kill `n` workers and `n` drivers, and check each store."""
-    victims = {"worker": n, "driver": n}
+def run(store: Path, folder: Path, *, n_geometries: int, victims: dict[str, int]) -> dict[str, Any]:
+    """Kill so many workers and drivers, and check each store."""
 
     def start(name: str, mode: str) -> Labelling:
         out = folder / f"{name}.arrow"
@@ -228,7 +227,8 @@ def run(store: Path, folder: Path, *, n: int, n_geometries: int) -> dict[str, An
 def main() -> None:
     """Prepare, kill, count."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("-n", type=int, default=50, help="kills of each kind")
+    parser.add_argument("-n", type=int, default=50, help="workers to be killed")
+    parser.add_argument("--drivers", type=int, default=50, help="drivers to be killed")
     parser.add_argument("--geometries", type=int, default=6, help="of each molecule")
     parser.add_argument("--store", type=Path, help="molecules; default: a sample of QM9")
     parser.add_argument("--json", type=Path)
@@ -239,7 +239,8 @@ def main() -> None:
         if options.store is None:
             command = [sys.executable, "-m", "tether.cli", "prepare", "qm9", "--out", str(store)]
             subprocess.run([*command, "--limit", str(N_MOLECULES)], check=True)
-        content = run(store, folder, n=options.n, n_geometries=options.geometries)
+        victims = {"worker": options.n, "driver": options.drivers}
+        content = run(store, folder, n_geometries=options.geometries, victims=victims)
     print({key: value for key, value in content.items() if key not in {"each", "reports"}})
     if options.json:
         write_json(options.json, content)

@@ -2,9 +2,12 @@
 
 Property and force field together on a small SO3krates with random weights. Structures and atoms
 are varied in one process, one thread; the cost is CPU time, so that other work on the machine
-does not count, and the slope is that of a line through the logarithms. Ranks: the same batch on
-one rank, and twice the batch on two, in turn. Weak-scaling efficiency is the ratio of their times,
-by the clock and in CPU time of the slower rank: the first one is right on an idle machine only.
+does not count, and the slope is that of a line through the logarithms. Ranks, in turn: the same
+batch on one rank, on each of two side by side that know nothing of each other, and twice the batch
+on two together. Weak-scaling efficiency is the ratio of the first to the last, by the clock and in
+CPU time of the slower rank: the first one is right on an idle machine only. What two processes
+side by side lose is the machine's share of it: cores share its memory. Cost against ranks is the
+CPU time of all of them; its slope is over that of processes side by side.
 
 ``python benchmarks/scale.py [--rounds 7]``
 """
@@ -114,13 +117,15 @@ def measure_ranks(rounds: int, out: Path) -> None:
     ranks = join_ranks()
     alone = trainer(PER_RANK, N_ATOMS, Ranks())
     together = trainer(PER_RANK * ranks.n, N_ATOMS, ranks)
-    clock: dict[str, list[float]] = {"alone": [], "together": []}
-    cpu: dict[str, list[float]] = {"alone": [], "together": []}
+    # Name → steps of this rank, and whether the others make theirs at the same time.
+    kinds = {"alone": (alone, False), "beside": (alone, True), "together": (together, True)}
+    clock: dict[str, list[float]] = {name: [] for name in kinds}
+    cpu: dict[str, list[float]] = {name: [] for name in kinds}
     for _ in range(rounds + 1):
-        for name, one in (("alone", alone), ("together", together)):
+        for name, (one, everywhere) in kinds.items():
             ranks.total(torch.zeros(1))  # all begin at once
             began, used = time.perf_counter(), time.process_time()
-            if name == "together" or ranks.is_first:
+            if everywhere or ranks.is_first:
                 one.step()
             seconds, spent = time.perf_counter() - began, time.process_time() - used
             slot = torch.zeros(ranks.n, 2)
@@ -131,13 +136,15 @@ def measure_ranks(rounds: int, out: Path) -> None:
     if not ranks.is_first:
         return
     found: dict[str, Any] = {"ranks": ranks.n, "structures_of_a_rank": PER_RANK}
-    for name, seconds in (("clock", clock), ("cpu", cpu)):
-        ratio = np.array(seconds["alone"][1:]) / np.array(seconds["together"][1:])
-        found[name] = {
-            "alone_ms": 1000 * float(np.median(seconds["alone"][1:])),
-            "together_ms": 1000 * float(np.median(seconds["together"][1:])),
-            "efficiency": float(np.median(ratio)),
+    for kind, seconds in (("clock", clock), ("cpu", cpu)):
+        steps = {name: np.array(values[1:]) for name, values in seconds.items()}
+        found[kind] = {
+            **{f"{name}_ms": 1000 * float(np.median(values)) for name, values in steps.items()},
+            "efficiency": float(np.median(steps["alone"] / steps["together"])),
+            "efficiency_beside": float(np.median(steps["beside"] / steps["together"])),
         }
+    per_rank = 1 / found["cpu"]["efficiency_beside"]
+    found["slope"] = 1 + float(np.log(per_rank) / np.log(ranks.n))
     write_json(out, found)
 
 
@@ -168,8 +175,13 @@ def main() -> None:
     for name in ("structures", "atoms"):
         slope, last = result[name]["slope"], result[name]["last_slope"]
         print(f"{name}: slope {slope:.3f}, at the end {last:.3f}")
+    scaling = result["weak_scaling"]
     for name in ("clock", "cpu"):
-        print(f"2 ranks, {name}: efficiency {result['weak_scaling'][name]['efficiency']:.2f}")
+        print(
+            f"2 ranks, {name}: efficiency {scaling[name]['efficiency']:.2f}, "
+            f"over processes side by side {scaling[name]['efficiency_beside']:.2f}"
+        )
+    print(f"ranks: slope {scaling['slope']:.3f}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,10 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ("README.md", "benchmarks/README.md")
@@ -151,26 +154,38 @@ def recipe_tables(results: dict[str, Any]) -> str:
 
 def collapse_table(content: dict[str, Any]) -> str:
     """Markdown: a row a measure of the last layer's atoms, a column a recipe."""
-    recipes = list(dict.fromkeys(one["recipe"] for one in content["pooled"]))
+    shown = [
+        one
+        for one in content["pooled"]
+        if one["name"] in MEASURES and one["points"] != "edges" and one["layer"] is None
+    ]
+    recipes = list(dict.fromkeys(one["recipe"] for one in shown))
+    starts = {(one["name"], one["before"]) for one in shown if one["before"] is not None}
+    # Recipes of one backbone start from the same features; those of several do not.
+    together = len(starts) == len({name for name, _ in starts})
     rows = []
     for measure, (label, form) in MEASURES.items():
-        found = {
-            one["recipe"]: one
-            for one in content["pooled"]
-            if one["name"] == measure and one["points"] != "edges" and one["layer"] is None
-        }
-        nulls = [one[end] for one in found.values() for end in ("null_low", "null_high")]
-        known = [null for null in nulls if null is not None]
-        before = [one["before"] for one in found.values() if one["before"] is not None]
-        rows.append(
-            [
-                label,
-                f"{min(known):{form}} to {max(known):{form}}" if known else "–",
-                f"{before[0]:{form}}" if before else "–",
-                *(f"{found[name]['value']:{form}}" if name in found else "–" for name in recipes),
-            ]
-        )
-    return _markdown(["measure", "null", "before", *(f"`{name}`" for name in recipes)], rows)
+        found = {one["recipe"]: one for one in shown if one["name"] == measure}
+        cells = [_collapse_cell(found.get(name), form, moved=not together) for name in recipes]
+        if together:
+            before = [f"{start:{form}}" for name, start in starts if name == measure]
+            cells = [_null(found.values(), form), *(before or ["–"]), *cells]
+        rows.append([label, *cells])
+    heads = ["measure", *(["null", "before"] if together else ())]
+    return _markdown([*heads, *(f"`{name}`" for name in recipes)], rows)
+
+
+def _collapse_cell(one: dict[str, Any] | None, form: str, *, moved: bool) -> str:
+    if one is None or one["value"] is None:
+        return "–"
+    start = f"{one['before']:{form}} → " if moved and one["before"] is not None else ""
+    return f"{start}{one['value']:{form}}"
+
+
+def _null(found: Iterable[dict[str, Any]], form: str) -> str:
+    bounds = [one[end] for one in found for end in ("null_low", "null_high")]
+    known = [bound for bound in bounds if bound is not None]
+    return f"{min(known):{form}} to {max(known):{form}}" if known else "–"
 
 
 def _state(results: dict[str, Any]) -> str:

@@ -299,6 +299,12 @@ def test_the_command_shows_the_state_and_refuses_in_one_line(
     path, out = done
     main(["bench", path, "--out", str(out), "--status"])
     assert "10 of 10 runs done" in capsys.readouterr().out
+    (out / "results.html").unlink()
+    main(["report", str(out)])
+    shown = capsys.readouterr().out
+    assert "10 of 10 runs done" in shown
+    assert "results.html" in shown
+    assert (out / "results.html").stat().st_size > 100_000
     main(["bench", path, "--out", str(out), "--dry-run", "--json"])
     assert json.loads(capsys.readouterr().out)["runs"]["a/full-s0"] is True
     with pytest.raises(SystemExit) as stop:

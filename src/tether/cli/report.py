@@ -17,25 +17,32 @@ __all__ = ["report_command"]
 
 
 def report_command(
-    folder: Annotated[Path, typer.Argument(help="A comparison folder, or the folder of one run.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of a comparison, a run or a suite.")],
     *,
     open_page: Annotated[
         bool, typer.Option("--open", help="Open the page in the default browser.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write report.html into a comparison or run folder: one file that needs no network."""
+    """Write the page of a comparison, a run or a suite: one file that needs no network."""
     # Imported here, so that `tether --help` does not wait for plotly and pyarrow.
+    from tether.cli.bench_tables import print_results
     from tether.cli.tables import print_comparison
     from tether.report.build import build_report
     from tether.report.read import read_comparison
+    from tether.report.suite import build_suite_report
+    from tether.report.suite_read import read_results
 
-    path = build_report(folder)
+    is_suite = (folder / "results.json").exists()
+    path = build_suite_report(folder) if is_suite else build_report(folder)
     if as_json:
         typer.echo(json.dumps({"report": str(path.resolve()), "bytes": path.stat().st_size}))
     else:
         console = Console()
-        print_comparison(read_comparison(folder).summary, console)
+        if is_suite:
+            print_results(read_results(folder), console)
+        else:
+            print_comparison(read_comparison(folder).summary, console)
         console.print(Text(f"\nreport: {path}"), soft_wrap=True)
     if open_page:
         webbrowser.open(path.resolve().as_uri())

@@ -128,6 +128,18 @@ def test_inductor_computes_the_same() -> None:
     compiled = CompiledLoss(model, task)
     assert_same(model, task, compiled, graph)
     assert_same(model, task, compiled, labelled(backbone, NAMES[:3]))
+    assert_same(model, task, compiled, labelled(backbone, NAMES[:1]))
+
+
+@pytest.mark.usefixtures("_plain_graph")
+@pytest.mark.parametrize("names", [["C6H6"], ["H", "H"]])
+def test_sizes_that_a_compiler_takes_for_constants_are_computed_plainly(names: list[str]) -> None:
+    # The last batch of an epoch may have one structure; atoms alone have no pairs.
+    backbone = small_so3krates()
+    model, task = model_of(backbone), tasks_of(labelled(backbone, NAMES))[0]
+    compiled = CompiledLoss(model, task)
+    assert_same(model, task, compiled, labelled(backbone, names))
+    assert not compiled._compiled
 
 
 def test_a_compiled_run_resumes_to_the_same_bits(tmp_path: Any) -> None:

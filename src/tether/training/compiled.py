@@ -46,6 +46,8 @@ __all__ = [
 #: Largest relative distance between compiled and plain gradients of the first step, single
 #: precision. Rounding gives 1e-5.
 TOLERANCE = 1e-3
+#: Of structures, atoms and pairs in a batch that is compiled; smaller ones are computed plainly.
+SMALLEST_SIZE = 2
 
 
 def find_compiler() -> str:
@@ -128,6 +130,10 @@ class CompiledLoss:
         moving = [p for p in self.model.parameters() if p.requires_grad]
         tensors, like = flatten(graph, self.model.heads)
         given = [] if counts is None else [counts]
+        # The compiler takes a size of 0 or 1 for a constant: the last batch of an epoch may have a
+        # single structure, a share of a batch none, and atoms alone have no pairs.
+        if any(tensor.shape[0] < SMALLEST_SIZE for tensor in tensors):
+            return self.task.loss(self.model, graph, *given)
         key = (like, len(given), tuple(map(id, moving)))
         if key not in self._compiled:
             self._compiled[key] = self._checked(graph, given, moving)

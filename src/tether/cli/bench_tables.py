@@ -12,6 +12,7 @@ from rich.text import Text
 
 from tether.cli.tables import stack
 from tether.report.format import format_gain, format_p, format_quantity, n_decimals
+from tether.report.results import subset_label
 from tether.report.suite_read import named_recipes, reference_of, run_counts, run_states
 
 if TYPE_CHECKING:
@@ -67,6 +68,9 @@ def print_results(results: Mapping[str, Any], console: Console) -> None:
         title = f"{subset}: {results['metric'].upper()}"
         title += f", and below it the gain over {reference}" if reference else ""
         _print_tables(title, recipes, _error_columns(tasks, recipes, subset, reference), console)
+    if results["over_tasks"]:
+        title = "mean gain over the tasks that both have run, on how many it is better, p (Holm)"
+        _print_tables(title, recipes, _over_tasks_columns(results, recipes), console)
     for line in _lines(results, reference):
         console.print(Text(line))
 
@@ -151,13 +155,32 @@ def _cell(value: float | None, gain: float | None, decimals: int, best: float) -
     )
 
 
-def _lines(results: Mapping[str, Any], reference: str | None) -> list[str]:
-    lines = [
-        f"{row['subset']}: {row['method']} against {row['reference']} over {row['n_tasks']} tasks: "
-        f"{format_gain(row['gain_percent'])} % [{format_gain(row['low'])}, "
-        f"{format_gain(row['high'])}], better on {row['n_better']}, {format_p(row['p_holm'])}"
-        for row in results["over_tasks"]
+def _over_tasks_columns(
+    results: Mapping[str, Any], recipes: Sequence[str]
+) -> list[tuple[str, list[Text]]]:
+    """A column a test set and reference."""
+    found = {(r["subset"], r["reference"], r["method"]): r for r in results["over_tasks"]}
+    return [
+        (
+            f"{subset_label(subset)} gain\nvs {reference}",
+            [_over_tasks_cell(found.get((subset, reference, recipe))) for recipe in recipes],
+        )
+        for subset, reference in dict.fromkeys((subset, one) for subset, one, _ in found)
     ]
+
+
+def _over_tasks_cell(row: Mapping[str, Any] | None) -> Text:
+    if row is None:
+        return Text("")
+    interval = f"[{format_gain(row['low'])}, {format_gain(row['high'])}]"
+    better = f"{row['n_better']} of {row['n_tasks']}"
+    p = format_p(row["p_holm"])
+    style = "green" if row["low"] > 0 else "red" if row["high"] < 0 else ""
+    return stack(f"{format_gain(row['gain_percent'])} %", interval, better, p, style=style)
+
+
+def _lines(results: Mapping[str, Any], reference: str | None) -> list[str]:
+    lines = []
     for row in results["ranks"]:
         ranked = sorted(row["ranks"].items(), key=lambda pair: pair[1])
         text = ", ".join(f"{name} {rank:.2f}" for name, rank in ranked)

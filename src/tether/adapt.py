@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tether.assemble import build_balance, build_model, build_tasks, forcefield_graph
+from tether.atomic import write_text
 from tether.balance.surgery import load_pcgrad
+from tether.config import Config
 from tether.evaluation import (
     check_validation_labels,
     forcefield_errors,
@@ -217,6 +219,16 @@ class _Ready:
 def _claim(run: Run, ready: _Ready, request: _Request, device: torch.device) -> bool:
     """Take the folder and note what the run is of; whether it is complete already."""
     run.claim(request.identity(ready.data))
+    if not run.config.exists():
+        config = Config.of_run(
+            request.inputs,
+            request.recipe,
+            request.settings,
+            seed=request.seed,
+            backbone=request.backbone,
+            head=request.head,
+        )
+        write_text(run.config, config.to_yaml())
     if not run.is_complete and not run.split.exists():
         ready.data.split.to_json(run.split)
         write_json(run.provenance, {**_provenance(ready), "device": str(device)})

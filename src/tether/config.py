@@ -5,6 +5,7 @@ Library functions take plain arguments; this module turns a config into them.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -82,6 +83,38 @@ class Config(Closed):
     forcefield_cost: float = Field(default=2.5, gt=0)
     workers: int | None = Field(default=None, ge=1)
     watch_collapse: bool = False
+
+    @classmethod
+    def of_run(
+        cls,
+        inputs: AdaptInputs,
+        recipe: Recipe,
+        settings: TrainingSettings,
+        *,
+        seed: int,
+        backbone: BackboneChoice,
+        head: HeadChoice,
+    ) -> Config:
+        """The configuration of one run that plain arguments ask for, see `tether.adapt.adapt`.
+
+        Parameters
+        ----------
+        inputs, recipe, settings, seed, backbone, head
+            As for `adapt`.
+
+        Returns
+        -------
+        Config
+            Whose methods give them back.
+        """
+        return cls(
+            **asdict(inputs),
+            backbone=BackboneConfig(name=backbone.name, options=backbone.options or {}),
+            head=HeadConfig(**asdict(head)),
+            recipes=({"base": "full", **_fields(recipe)},),
+            seeds=(seed,),
+            training=asdict(settings),
+        )
 
     def inputs(self) -> AdaptInputs:
         """What a run reads."""

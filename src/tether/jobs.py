@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tether.adapt import adapt, check_run
-from tether.atomic import write_text
-from tether.errors import TetherError
 from tether.outside.fit import check_fingerprint, fit_fingerprint
 from tether.run import Run
 from tether.training.log import read_log
@@ -295,7 +293,7 @@ def _run_one(job: Job, threads: int) -> None:
     if job.recipe is None:
         fit_fingerprint(config.inputs(), out=job.out, seed=job.seed)
         return
-    run = adapt(
+    adapt(
         config.inputs(),
         job.recipe,
         job.settings,
@@ -305,8 +303,3 @@ def _run_one(job: Job, threads: int) -> None:
         head=config.head_choice(),
         watch_collapse=config.watch_collapse,
     )
-    if not run.is_complete:
-        raise TetherError(
-            f"run {job.out} ended without metrics", expected="a complete run", fix="run it again"
-        )
-    write_text(run.config, config.to_yaml())

@@ -71,10 +71,10 @@ def load_run(folder: Path) -> AdaptedModel:
         When the folder is no finished run, or its weights are corrupt.
     """
     run = Run(folder)
-    if not run.weights.exists() or not run.config.exists():
+    if not (run.is_complete and run.weights.exists() and run.config.exists()):
         raise TetherError(
             f"{folder} is no finished run",
-            expected="a folder with config.yaml and weights.safetensors",
+            expected="a folder with config.yaml, weights.safetensors and metrics.json",
             fix="make one with `tether adapt`, or name one of comparison/runs/*",
         )
     config = load_config(run.config)

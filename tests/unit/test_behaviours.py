@@ -162,7 +162,6 @@ def test_a_config_reaches_it_and_its_run_predicts_what_it_wrote(
         backbone=config.backbone_choice(),
         head=config.head_choice(),
     )
-    run.config.write_text(config.to_yaml())
     found = predict(run.folder, workspace.store)
     assert np.isfinite(found.values["gap"]).all()
     names = {key.split(".")[0] for key in load_tensors(run.weights)}

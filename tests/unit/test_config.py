@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
-from tether.config import load_config
+from tether.config import Config, load_config
 from tether.errors import TetherError
-from tether.inputs import BackboneChoice
+from tether.inputs import AdaptInputs, BackboneChoice, HeadChoice
 from tether.jobs import plan
+from tether.recipe import RECIPES, named_recipe
+from tether.training.settings import TrainingSettings
 
 BASE = ["store=s.arrow", "split=split.json", "targets=[gap]"]
 
@@ -48,6 +50,19 @@ def test_round_trip_through_yaml(tmp_path: Path) -> None:
     again = load_config(path)
     assert again == config
     assert again.points() == config.points()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_config_of_a_run_gives_its_arguments_back(name: str, tmp_path: Path) -> None:
+    recipe = named_recipe(name, name="own")
+    inputs = AdaptInputs(Path("s.arrow"), Path("split.json"), ("gap",), auxiliary=Path("aux.arrow"))
+    settings = TrainingSettings(property_steps=7, betas=(0.8, 0.9))
+    backbone, head = BackboneChoice("tiny", {"n_features": 8}), HeadChoice("max", 16)
+    config = Config.of_run(inputs, recipe, settings, seed=3, backbone=backbone, head=head)
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    again = load_config(tmp_path / "config.yaml")
+    assert (again.inputs(), again.points(), again.settings()) == (inputs, [recipe], settings)
+    assert (again.backbone_choice(), again.head_choice(), again.seeds) == (backbone, head, (3,))
 
 
 def test_a_recipe_can_be_changed_in_place() -> None:

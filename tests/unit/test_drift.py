@@ -59,7 +59,7 @@ def comparison(
     path = workspace.write_config(folder, store=str(store), split=str(folder / "split.json"))
     for recipe, seed in RUNS:
         config = load_config(path).single(recipe, seed)
-        run = adapt(
+        adapt(
             config.inputs(),
             config.points()[0],
             config.settings(),
@@ -68,7 +68,6 @@ def comparison(
             backbone=config.backbone_choice(),
             head=config.head_choice(),
         )
-        run.config.write_text(config.to_yaml())
     return folder
 
 

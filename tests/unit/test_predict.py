@@ -27,7 +27,7 @@ def run(workspace: Any, tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("predict")
     path = workspace.write_config(folder, targets=["gap", "u0"])
     config = load_config(path).single("full", 0)
-    found = adapt(
+    return adapt(
         config.inputs(),
         config.points()[0],
         config.settings(),
@@ -35,8 +35,6 @@ def run(workspace: Any, tmp_path_factory: pytest.TempPathFactory) -> Run:
         backbone=config.backbone_choice(),
         head=config.head_choice(),
     )
-    found.config.write_text(config.to_yaml())
-    return found
 
 
 def expected_of(run: Run) -> dict[str, float]:

@@ -37,7 +37,6 @@ def adapt_command(
     (point,) = loaded.points()
     job = Job(loaded, point.name, point, seed, 0, loaded.settings(), out, out.name)
     from tether.adapt import adapt, check_run
-    from tether.atomic import write_text
     from tether.serialization import read_json
     from tether.workers import rank
 
@@ -71,7 +70,6 @@ def adapt_command(
         report(job, job.settings.property_steps, "done")
     if rank() > 0:
         return
-    write_text(run.config, loaded.to_yaml())
     metrics = read_json(run.metrics)
     if as_json:
         typer.echo(json.dumps(metrics))

@@ -114,7 +114,6 @@ class OpenedRun:
             split has no such set.
         """
         run = Run(folder)
-        # The config is written last of all, after the metrics.
         if not (run.is_complete and run.config.exists() and run.weights.exists()):
             raise TetherError(
                 f"{folder} is no finished run",

@@ -21,6 +21,7 @@ from tether.evaluation import (
     write_results,
 )
 from tether.inputs import AdaptInputs, BackboneChoice, HeadChoice, OpenedInputs
+from tether.level import element_offsets, shift_energies
 from tether.movement.anchor import anchored
 from tether.movement.lora import merge
 from tether.run import Run, environment
@@ -281,6 +282,8 @@ def _prepare(request: _Request) -> _Ready:
     }
     check_validation_labels(true_labels(model, judged["val"]))
     held_out = forcefield_graph(model, data.forcefield_test)
+    if held_out is not None:
+        held_out = shift_energies(held_out, element_offsets(model, held_out))
     tasks, check = build_tasks(
         model,
         train_graph,

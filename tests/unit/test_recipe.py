@@ -14,8 +14,9 @@ import torch
 
 from tether.adapt import BackboneChoice, HeadChoice, adapt, build_model
 from tether.backbones.load import load_backbone
+from tether.data.chunks import Chunk
 from tether.data.loader import GraphStream
-from tether.data.store import Store
+from tether.data.store import Store, write_store
 from tether.errors import TetherError
 from tether.model import AdaptedModel
 from tether.recipe import RECIPES, Recipe, named_recipe
@@ -292,6 +293,26 @@ def test_forgetting_is_measured_and_has_no_before_for_random_weights(
     assert set(found["scratch"]["before"].values()) == {None}
     assert found["probe"]["before"] == found["probe"]["after"]
     assert found["full"]["before"] != found["full"]["after"]
+
+
+def test_energies_are_forgotten_beyond_those_of_the_elements(
+    workspace: Any, settings: TrainingSettings, tmp_path: Path
+) -> None:
+    store = Store.open(workspace.held_out)
+    batch = store.batch(range(store.n_systems))
+    shift = torch.zeros(batch.n_systems, dtype=torch.float64)
+    shift.index_add_(0, batch.system_idx, -37.0 * batch.numbers.double() ** 2)
+    other = replace(batch, labels={**batch.labels, "energy": batch.labels["energy"] + shift})
+    chunk = Chunk(other, ("other level",) * len(store))
+    write_store(tmp_path / "other.arrow", [chunk], list(store.targets.values()))
+    errors = []
+    for name, path in (("own", workspace.held_out), ("other", tmp_path / "other.arrow")):
+        changed = replace(workspace, held_out=path)
+        run = run_recipe(changed, named_recipe("full"), settings, out=tmp_path / name)
+        errors.append(read_json(run.metrics)["forgetting"])
+    for when in ("before", "after"):
+        assert errors[1][when] == pytest.approx(errors[0][when], rel=1e-4)
+    assert errors[0]["before"]["energy_mae_per_atom"] < 1.0
 
 
 def test_named_recipes_are_named_as_their_key() -> None:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["print_results", "print_stages"]
 
+#: Of fewer tasks, no interval and no test over them is worth reading.
+FEWEST_TASKS = 5
+
 
 def print_stages(stage: Stage, state: str, console: Console) -> None:
     """Print a stage as one would type it, before it runs.
@@ -174,6 +177,8 @@ def _over_tasks_cell(row: Mapping[str, Any] | None) -> Text:
         return Text("")
     interval = f"[{format_gain(row['low'])}, {format_gain(row['high'])}]"
     better = f"{row['n_better']} of {row['n_tasks']}"
+    if row["n_tasks"] < FEWEST_TASKS:
+        return stack(f"{format_gain(row['gain_percent'])} %", better)
     p = format_p(row["p_holm"])
     style = "green" if row["low"] > 0 else "red" if row["high"] < 0 else ""
     return stack(f"{format_gain(row['gain_percent'])} %", interval, better, p, style=style)

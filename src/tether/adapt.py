@@ -113,7 +113,7 @@ def adapt(
     model, run = ready.model, Run(out)
     watching = watch_collapse and ranks.is_first and not run.is_complete
     watch = _watch(ready, request) if watching else None
-    if ranks.once(lambda: _claim(run, ready, request, ranks.device)):
+    if ranks.once(lambda: _claim(run, ready, request, ranks.device, watched=watch_collapse)):
         return run
     before = ranks.once(lambda: _errors_before(model, ready.held_out, recipe, run))
     model.to(ranks.device)
@@ -217,7 +217,9 @@ class _Ready:
     level_check: dict[str, float] | None
 
 
-def _claim(run: Run, ready: _Ready, request: _Request, device: torch.device) -> bool:
+def _claim(
+    run: Run, ready: _Ready, request: _Request, device: torch.device, *, watched: bool
+) -> bool:
     """Take the folder and note what the run is of; whether it is complete already."""
     run.claim(request.identity(ready.data))
     if not run.config.exists():
@@ -228,6 +230,7 @@ def _claim(run: Run, ready: _Ready, request: _Request, device: torch.device) -> 
             seed=request.seed,
             backbone=request.backbone,
             head=request.head,
+            watch_collapse=watched,
         )
         write_text(run.config, config.to_yaml())
     if not run.is_complete and not run.split.exists():

@@ -94,12 +94,13 @@ class Config(Closed):
         seed: int,
         backbone: BackboneChoice,
         head: HeadChoice,
+        watch_collapse: bool = False,
     ) -> Config:
         """The configuration of one run that plain arguments ask for, see `tether.adapt.adapt`.
 
         Parameters
         ----------
-        inputs, recipe, settings, seed, backbone, head
+        inputs, recipe, settings, seed, backbone, head, watch_collapse
             As for `adapt`.
 
         Returns
@@ -114,6 +115,7 @@ class Config(Closed):
             recipes=({"base": "full", **_fields(recipe)},),
             seeds=(seed,),
             training=asdict(settings),
+            watch_collapse=watch_collapse,
         )
 
     def inputs(self) -> AdaptInputs:

@@ -57,7 +57,7 @@ def test_without_a_potential_its_checks_are_reported_as_skipped() -> None:
 
 def test_the_message_lists_every_failure() -> None:
     broken = BrokenBackbone(spec={"n_features": 33}, blocks=lambda inner: inner.blocks()[::-1])
-    with pytest.raises(AssertionError, match="`tiny` fails 2 of 36 checks") as caught:
+    with pytest.raises(AssertionError, match="`tiny` fails 2 of 37 checks") as caught:
         validate_backbone(broken, structures=[water()])
     assert "shapes: 2 (tolerance 0), node has shape (3, 32)" in str(caught.value)
     assert "blocks are in order: 1 (tolerance 0), layer 0 acts on layer 0" in str(caught.value)

@@ -14,13 +14,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tether.report.suite_read import FEWEST_TASKS, run_counts
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ("README.md", "benchmarks/README.md")
-#: Tasks below which a mean over them is given without an interval.
-FEWEST_TASKS = 5
 BLOCK = re.compile(r"(<!-- results: (.*?) -->\n).*?(<!-- end of results -->)", re.DOTALL)
 #: Rows of the table of collapse: name of a measure, and how it is written.
 MEASURES = {
@@ -66,29 +66,31 @@ def table(summary: dict[str, Any]) -> str:
         for name in recipes
     }
     sizes = summary["split"]["sizes"]
-    lines = [
-        (
-            f"{target} of QM9, split of {summary['split']['name']}, {sizes['train']:,} training "
-            f"molecules, {pooled[0]['property_steps']:,.0f} property steps for "
-            f"every recipe. RMSE in {shown} with bootstrap intervals over seeds and molecules; "
-            "gain over `full` on the seeds of both (positive: better); force MAE on held-out "
-            "geometries after adaptation, in eV/Å."
-        ),
-        "",
-        "| recipe | seeds | ID RMSE | OOD RMSE | ID gain | OOD gain | force MAE |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| `{r}` | {seeds_of[r]} | {cell(r, 'test/id')} | {cell(r, 'test/ood')} "
-        f"| {gain(r, 'test/id')} | {gain(r, 'test/ood')} | {forces(r)} |"
-        for r in recipes
+    caption = (
+        f"{target} of QM9, split of {summary['split']['name']}, {sizes['train']:,} training "
+        f"molecules, {pooled[0]['property_steps']:,.0f} property steps for "
+        f"every recipe. RMSE in {shown} with bootstrap intervals over seeds and molecules; "
+        "gain over `full` on the seeds of both (positive: better); force MAE on held-out "
+        "geometries after adaptation, in eV/Å."
+    )
+    heads = ["recipe", "seeds", "ID RMSE", "OOD RMSE", "ID gain", "OOD gain", "force MAE"]
+    rows = [
+        [
+            f"`{name}`",
+            str(seeds_of[name]),
+            *(cell(name, subset) for subset in ("test/id", "test/ood")),
+            *(gain(name, subset) for subset in ("test/id", "test/ood")),
+            forces(name),
+        ]
+        for name in recipes
     ]
     references = [
         f"{line['name']} {factor * line['value']:.3f}"
         for line in summary["reference_lines"]
         if line["target"] == target and line["subset"] == "test/ood" and line["metric"] == "rmse"
     ]
-    return "\n".join([*lines, "", f"OOD reference lines (RMSE): {'; '.join(references)}."])
+    last = f"OOD reference lines (RMSE): {'; '.join(references)}."
+    return "\n\n".join([caption, _markdown(heads, rows), last])
 
 
 def _percent(gain: dict[str, Any]) -> str:
@@ -189,8 +191,7 @@ def _null(found: Iterable[dict[str, Any]], form: str) -> str:
 
 
 def _state(results: dict[str, Any]) -> str:
-    n_done = sum(done for task in results["tasks"] for done in task["runs"].values())
-    n_runs = sum(len(task["runs"]) for task in results["tasks"])
+    n_done, n_runs = run_counts(results)
     return f"{results['name']}: {results['summary']}. {n_done} of {n_runs} runs are done."
 
 

@@ -13,7 +13,13 @@ from rich.text import Text
 from tether.cli.tables import stack
 from tether.report.format import format_gain, format_p, format_quantity, n_decimals
 from tether.report.results import subset_label
-from tether.report.suite_read import named_recipes, reference_of, run_counts, run_states
+from tether.report.suite_read import (
+    FEWEST_TASKS,
+    named_recipes,
+    reference_of,
+    run_counts,
+    run_states,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,9 +29,6 @@ if TYPE_CHECKING:
     from tether.suites.suite import Stage
 
 __all__ = ["print_results", "print_stages"]
-
-#: Of fewer tasks, no interval and no test over them is worth reading.
-FEWEST_TASKS = 5
 
 
 def print_stages(stage: Stage, state: str, console: Console) -> None:

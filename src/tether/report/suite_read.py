@@ -35,6 +35,8 @@ _OPTIONAL: dict[str, Any] = {
 }  # fmt: skip
 #: Recipes that others are compared with, the one of more interest first.
 _REFERENCES = ("full", "scratch")
+#: Of fewer tasks, no interval and no test over them is worth reading.
+FEWEST_TASKS = 5
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from tether.cli.bench_tables import print_results
 from tether.cli.main import main
 from tether.errors import TetherError
 from tether.metrics.intervals import seed_pooled_interval
+from tether.report.suite_read import reference_of
 from tether.run import Run
 from tether.serialization import read_json
 from tether.suites.results import _over_tasks, suite_results
@@ -270,6 +271,18 @@ def test_tests_over_other_tasks_are_another_family() -> None:
     assert {reference for _, reference in rows} == {"scratch"}
     against_mft = {row["method"]: row for row in _over_tasks(entries, ["lora", "mft", "unknown"])}
     assert against_mft["full"]["gain_percent"] < 0 < rows["mft", "scratch"]["gain_percent"]
+
+
+def test_the_reference_of_a_suite_without_full_or_scratch(done: tuple[str, Path]) -> None:
+    _, out = done
+    assert reference_of(read_json(out / "results.json")) == "full"
+    task = {
+        "steps": {"probe": 1, "mft": 1},
+        "rows": [{"recipe": "probe"}, {"recipe": "mft"}],
+        "gains": [{"recipe": "mft", "reference": "probe"}],
+    }
+    assert reference_of({"tasks": [task]}) == "probe"
+    assert reference_of({"tasks": [{**task, "gains": []}]}) is None
 
 
 @pytest.mark.parametrize("width", [40, 200])

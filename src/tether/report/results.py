@@ -8,6 +8,7 @@ from typing import Any
 from tether.report.format import as_number
 
 __all__ = [
+    "REFERENCES",
     "average_forgetting",
     "best_recipe",
     "gain_of",
@@ -22,6 +23,8 @@ __all__ = [
     "unit_of",
 ]
 
+#: Recipes that others are compared with first, where they run; the one of more interest first.
+REFERENCES = ("full", "scratch")
 #: Errors below this (eV/Å, eV/atom) are single-precision rounding, and count as zero.
 ROUNDING = 1e-5
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tether.errors import TetherError
 from tether.report.read import read_versioned
-from tether.report.results import subsets_of, targets_of, unit_of
+from tether.report.results import REFERENCES, subsets_of, targets_of, unit_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,8 +33,6 @@ _NEEDED = ("name", "summary", "metric", "tasks", "over_tasks", "ranks", "groups"
 _OPTIONAL: dict[str, Any] = {
     "axis": None, "level": None, "recipes": [], "stages": [], "published_rows": [],
 }  # fmt: skip
-#: Recipes that others are compared with, the one of more interest first.
-_REFERENCES = ("full", "scratch")
 #: Of fewer tasks, no interval and no test over them is worth reading.
 FEWEST_TASKS = 5
 
@@ -128,9 +126,10 @@ def multitask_recipes(results: Results) -> list[str]:
 
 
 def reference_of(results: Mapping[str, Any]) -> str | None:
-    """`full` where it was run, else `scratch`, else None."""
+    """`full` where it was run, else `scratch`, else the first that gains are over, else None."""
+    others = [str(gain["reference"]) for task in results["tasks"] for gain in task["gains"]]
     recipes = suite_recipes(results)
-    return next((name for name in _REFERENCES if name in recipes), None)
+    return next((name for name in (*REFERENCES, *others) if name in recipes), None)
 
 
 def test_subsets(results: Results) -> list[str]:

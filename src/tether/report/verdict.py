@@ -12,6 +12,7 @@ from tether.report.format import (
     n_decimals,
 )
 from tether.report.results import (
+    REFERENCES,
     best_recipe,
     gain_of,
     level_words,
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 __all__ = ["difference_words", "remarks", "verdict"]
-
-_REFERENCES = ("full", "scratch")
 
 
 def verdict(summary: Mapping[str, Any], target: str, *, metric: str = "rmse") -> str:
@@ -58,12 +57,12 @@ def verdict(summary: Mapping[str, Any], target: str, *, metric: str = "rmse") ->
         return "No run has finished, so there is nothing to compare yet."
     far = "test/ood" if "test/ood" in subsets else subsets[-1]
     others = (str(gain["reference"]) for gain in summary["gains"])
-    for reference in dict.fromkeys((*_REFERENCES, *others)):
+    for reference in dict.fromkeys((*REFERENCES, *others)):
         gains = [
             gain
             for gain in summary["gains"]
             if gain["reference"] == reference
-            and not {gain["recipe"], reference} <= set(_REFERENCES)
+            and not {gain["recipe"], reference} <= set(REFERENCES)
             and (gain["target"], gain["subset"], gain["metric"]) == (target, far, metric)
             and as_number(gain["gain_percent"]) is not None
         ]

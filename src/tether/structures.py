@@ -177,21 +177,27 @@ class AtomBatch:
         vars(self).update(facts)
         return self
 
-    def centred(self, values: Tensor) -> Tensor:
+    def centred(self, values: Tensor, weights: Tensor | None = None) -> Tensor:
         """Values of atoms less their mean over each structure.
 
         Parameters
         ----------
         values : Tensor, shape (n_atoms, k)
             Positions, noise, …
+        weights : Tensor, shape (n_atoms,), optional
+            Of each atom in the mean, positive; default equal ones.
 
         Returns
         -------
         Tensor, shape (n_atoms, k)
         """
+        each = values if weights is None else values * weights[:, None]
         total = values.new_zeros(self.n_systems, values.shape[1])
-        total = total.index_add(0, self.system_idx, values)
-        return values - (total / self.counts[:, None]).index_select(0, self.system_idx)
+        total = total.index_add(0, self.system_idx, each)
+        share = self.counts
+        if weights is not None:
+            share = weights.new_zeros(self.n_systems).index_add(0, self.system_idx, weights)
+        return values - (total / share[:, None]).index_select(0, self.system_idx)
 
     def select(self, systems: Tensor | Sequence[int]) -> AtomBatch:
         """The given structures, in that order; repeats are allowed.

@@ -80,32 +80,34 @@ def test_a_dipole_of_zero_has_a_gradient(molecules: list[Atoms]) -> None:
     assert all(bool(p.grad.isfinite().all()) for p in head.parameters() if p.grad is not None)
 
 
-def test_an_extent_is_a_sum_over_squared_distances(molecules: list[Atoms]) -> None:
-    bare = batch_of(molecules)
-    parts = bare.positions.split(bare.counts.tolist())
-    squares = torch.cat([(p - p.mean(0)).square().sum(1) for p in parts])
-    per_element = 2.0 * bare.numbers + 1.0
-    atomic = squares * per_element
-    labels = torch.stack([part.sum() for part in atomic.split(bare.counts.tolist())]).numpy()
-    batch = batch_of(molecules, r2=labels)
+def test_an_extent_is_about_the_centre_of_nuclear_charge(molecules: list[Atoms]) -> None:
+    squares = []
+    for atoms in molecules:
+        centre = atoms.numbers @ atoms.positions / atoms.numbers.sum()
+        squares.append(((atoms.positions - centre) ** 2).sum(1))
+    numbers = [atoms.numbers for atoms in molecules]
+    # Electrons of an element, and a width of its own that distances do not change.
+    far = np.array([(2.0 * z + 1.0) @ r for z, r in zip(numbers, squares, strict=True)])
+    near = np.array([(0.5 * z + 3.0).sum() for z in numbers])
+    batch = batch_of(molecules, r2=far + near)
     head = PropertyHead(Target("r2", "bohr²", kind="extensive"), 8, pooling="extent", n_hidden=4)
     head.fit_scale(batch)
     # The reference alone explains such labels, at any size: also of a molecule twice as large.
-    for reached in (batch, batch.with_geometry(2 * batch.positions)):
-        factor = float(reached.positions[0, 0] / batch.positions[0, 0]) ** 2
-        silent = torch.zeros(batch.n_systems, 1)
-        wanted = factor * torch.as_tensor(labels)
+    silent, wide = torch.zeros(batch.n_systems, 1), batch.with_geometry(2 * batch.positions)
+    for reached, wanted in ((batch, far + near), (wide, 4 * far + near)):
         torch.testing.assert_close(
-            head.physical(silent, reached)[:, 0], wanted.double(), rtol=1e-3, atol=1e-3
+            head.physical(silent, reached)[:, 0], torch.as_tensor(wanted), rtol=1e-3, atol=1e-3
         )
     features = features_of(batch)
-    found, wide = head(features, batch), head(features, batch.with_geometry(2 * batch.positions))
-    torch.testing.assert_close(wide, 4 * found, rtol=1e-4, atol=1e-4)
-    weights = squares / squares.mean()
-    by_hand = (head.readout(features.node)[:, 0] * weights).split(batch.counts.tolist())
-    torch.testing.assert_close(
-        found[:, 0], torch.stack([p.sum() for p in by_hand]).float(), rtol=1e-4, atol=1e-4
-    )
+    outputs = head.readout(features.node).split(batch.counts.tolist())
+    for reached, factor in ((batch, 1), (wide, 4)):
+        by_hand = [
+            (o[:, 0] * torch.as_tensor(factor * r / np.concatenate(squares).mean())).sum()
+            + o[:, 1].sum()
+            for o, r in zip(outputs, squares, strict=True)
+        ]
+        found = head(features, reached)[:, 0]
+        torch.testing.assert_close(found, torch.stack(by_hand).float(), rtol=1e-4, atol=1e-4)
 
 
 def test_a_head_that_sees_positions_is_refused_where_it_has_no_meaning() -> None:

@@ -46,9 +46,12 @@ class PropertyHead(nn.Module):
         Default by the kind of the target: intensive, extensive, max. ``dipole``: the perceptron
         gives partial charges, made neutral, and the prediction is ``|Σ q r|``, smooth at zero. A
         dipole grows with the distance of its charges, which no mean of what atoms look like does.
-        ``extent``: a sum in which an atom counts with the square of its distance from the centre,
-        in the element reference too, for the electronic spatial extent. After SchNetPack's two
-        heads (K. T. Schütt et al., J. Chem. Theory Comput. 15, 448 (2019)).
+        ``extent``, for the electronic spatial extent: two numbers of each atom, its electrons,
+        which count with the square of their distance from the centre of nuclear charge, and its
+        own width, which counts as it is; both have an element reference. That centre is the origin
+        of Gaussian's standard orientation, about which QM9's ⟨R²⟩ is. After SchNetPack's two heads
+        (K. T. Schütt et al., J. Chem. Theory Comput. 15, 448 (2019)), which know neither this
+        centre nor the width.
     n_hidden : int
         Width of the hidden layer; 0 makes the head linear.
     seed : int
@@ -81,16 +84,17 @@ class PropertyHead(nn.Module):
             )
         self.target = target
         self.pooling: Pooling = pooling or _DEFAULT_POOLING[target.kind]
+        n_outputs = 2 if self.pooling == "extent" else target.n_components
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             if n_hidden:
                 self.readout: nn.Module = nn.Sequential(
                     nn.Linear(n_features, n_hidden),
                     nn.SiLU(),
-                    nn.Linear(n_hidden, target.n_components),
+                    nn.Linear(n_hidden, n_outputs),
                 )
             else:
-                self.readout = nn.Linear(n_features, target.n_components)
+                self.readout = nn.Linear(n_features, n_outputs)
         self.register_buffer("mean", torch.zeros(target.n_components, dtype=torch.float64))
         self.register_buffer("std", torch.ones(target.n_components, dtype=torch.float64))
         self.register_buffer("reference", torch.zeros(N_ELEMENTS, dtype=torch.float64))
@@ -100,7 +104,9 @@ class PropertyHead(nn.Module):
         if self.pooling == "extent":
             # Å², of the average atom: the sum is then of the size of a plain one.
             self.register_buffer("extent", torch.ones((), dtype=torch.float64))
+            self.register_buffer("extent_reference", torch.zeros(N_ELEMENTS, dtype=torch.float64))
             self.extent: Tensor
+            self.extent_reference: Tensor
 
     def fit_scale(self, batch: AtomBatch) -> None:
         """Take mean, standard deviation and element reference from labelled structures.
@@ -115,8 +121,6 @@ class PropertyHead(nn.Module):
         TetherError
             When no structure is labelled, or all labels are equal.
         """
-        from tether.data.statistics import fit_element_reference
-
         values = self._labels(batch).double().numpy()
         labelled = values[~np.isnan(values).any(axis=1)]
         raw = labelled.std(axis=0) if len(labelled) else np.zeros(1)
@@ -129,18 +133,28 @@ class PropertyHead(nn.Module):
                 fix="check the label column and the split",
             )
         if self.target.kind == "extensive" and self.target.level == "system":
-            extents = _extents(batch) if self.pooling == "extent" else None
-            if extents is not None:
-                self.extent.copy_(extents.mean())
-            counts = element_counts(batch, extents)
-            elements, coefficients = fit_element_reference(counts, values[:, 0])
-            self.reference[torch.as_tensor(elements)] = torch.as_tensor(coefficients)
+            self._fit_reference(batch, values[:, 0])
         residual = values - self._offset(batch).numpy()
         known = ~np.isnan(residual).any(axis=1)
         self.mean.copy_(torch.as_tensor(residual[known].mean(axis=0)))
         # Where the reference explains everything, what is left is rounding: not to be learnt.
         std = np.maximum(residual[known].std(axis=0), SMALLEST_RESIDUAL * raw)
         self.std.copy_(torch.as_tensor(std))
+
+    def _fit_reference(self, batch: AtomBatch, values: np.ndarray) -> None:
+        from tether.data.statistics import fit_element_reference
+
+        counts = element_counts(batch)
+        if self.pooling == "extent":
+            extents = _extents(batch)
+            self.extent.copy_(extents.mean())
+            counts = np.hstack([counts, element_counts(batch, extents)])
+        found, coefficients = fit_element_reference(counts, values)
+        both = self.reference.new_zeros(counts.shape[1])
+        both[torch.as_tensor(found)] = torch.as_tensor(coefficients)
+        self.reference.copy_(both[:N_ELEMENTS])
+        if self.pooling == "extent":
+            self.extent_reference.copy_(both[N_ELEMENTS:])
 
     def forward(self, features: Features, batch: AtomBatch) -> Tensor:
         """Standardised prediction.
@@ -168,13 +182,16 @@ class PropertyHead(nn.Module):
         if self.pooling == "dipole":
             return self._dipole(atomic, batch)
         if self.pooling == "extent":
-            atomic = atomic * (_extents(batch) / self.extent).to(atomic.dtype).unsqueeze(1)
+            electrons, width = atomic[:, :1], atomic[:, 1:]
+            atomic = electrons * (_extents(batch) / self.extent).to(atomic.dtype)[:, None] + width
+            shape = (batch.n_systems, 1)
         total = atomic.new_zeros(shape).index_add(0, index, atomic)
         return total / batch.counts.unsqueeze(1) if self.pooling == "mean" else total
 
     def _dipole(self, charges: Tensor, batch: AtomBatch) -> Tensor:
         # From the centre the mean charge has no moment, so that what counts is neutral.
-        moments = charges * _from_centre(batch).to(charges.dtype)
+        _require_molecules(batch)
+        moments = charges * batch.centred(batch.positions.double()).to(charges.dtype)
         vector = charges.new_zeros(batch.n_systems, 3).index_add(0, batch.system_idx, moments)
         length = (vector.square().sum(1, keepdim=True) + SMALLEST_DIPOLE**2).sqrt()
         return (length - self.mean.to(length.dtype)) / self.std.to(length.dtype)
@@ -206,25 +223,24 @@ class PropertyHead(nn.Module):
             return self.mean.new_zeros(1, 1)
         atomic = self.reference.index_select(0, batch.numbers)
         if self.pooling == "extent":
-            atomic = atomic * _extents(batch)
+            atomic = atomic + self.extent_reference.index_select(0, batch.numbers) * _extents(batch)
         total = self.reference.new_zeros(batch.n_systems).index_add(0, batch.system_idx, atomic)
         return total.unsqueeze(1)
 
 
-def _from_centre(batch: AtomBatch) -> Tensor:
-    """Positions from the mean of each structure's, Å, shape (n_atoms, 3), double precision."""
+def _require_molecules(batch: AtomBatch) -> None:
     if batch.is_periodic:
         raise TetherError(
             "a dipole or an extent of a periodic structure",
             expected="molecules: in a crystal both depend on the choice of the cell",
             fix="set head.pooling=mean or sum",
         )
-    return batch.centred(batch.positions.double())
 
 
 def _extents(batch: AtomBatch) -> Tensor:
-    """As how many atoms each counts for an extent, Å², shape (n_atoms,)."""
-    return _from_centre(batch).square().sum(1)
+    """Squared distances from the centre of nuclear charge, Å², shape (n_atoms,), double."""
+    _require_molecules(batch)
+    return batch.centred(batch.positions.double(), batch.numbers.double()).square().sum(1)
 
 
 def element_counts(batch: AtomBatch, weights: Tensor | None = None) -> np.ndarray:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,7 @@ def main() -> None:
     copy_runs(results, work)
     arguments = ["bench", *suite, "--out", str(work)]
     print("$ tether", *arguments, *others, flush=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # take the bench along
     bench = subprocess.Popen([sys.executable, "-m", "tether.cli", *arguments, *others])
     try:
         while True:

@@ -20,7 +20,7 @@ from tether.training.compiled import CompiledLoss, can_compile
 from tether.training.log import append_log, cut_log
 from tether.training.precision import precision
 from tether.training.ranks import Ranks, SharedLoss
-from tether.training.schedule import first_step, set_rates, thaw
+from tether.training.schedule import first_step, optimiser_of, set_rates, thaw
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -202,11 +202,13 @@ class Trainer:
         self.losses = {
             name: _loss_of(task, model, settings, self.ranks) for name, task in self.tasks.items()
         }
-        self.optimiser = _optimiser(groups, settings)
+        self.optimiser = optimiser_of(groups, settings)
         self.moving = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.starts = [[p.detach().clone() for p in g.parameters if g.anchor] for g in groups]
         self.average: dict[str, Tensor] = {}
         self.progress = Progress(task_steps=dict.fromkeys(self.tasks, 0))
+        #: Tasks whose every weight is frozen as yet: not computed, not counted.
+        self.idle: set[str] = set()
 
     @property
     def lead_steps(self) -> int:
@@ -244,7 +246,7 @@ class Trainer:
         Returns
         -------
         dict of str to float
-            Loss of each task that took part.
+            Loss of each task that moved something.
 
         Raises
         ------
@@ -252,25 +254,30 @@ class Trainer:
             When a loss is not finite; the weights are then as before.
         """
         progress = self.progress
+        if thaw(self.groups, self.lead_steps, self.settings):
+            self.idle.clear()
         chosen = self.balance.choose(progress.step, list(self.tasks))
-        thaw(self.groups, self.lead_steps, self.settings)
         set_rates(self.optimiser, self.groups, self.lead_steps, self.settings)
         self.optimiser.zero_grad(set_to_none=True)
         with precision(self.settings.precision):
-            losses = {name: self.losses[name](progress.task_steps[name]) for name in chosen}
+            losses = self._losses([name for name in chosen if name not in self.idle])
             values = _finite(losses, progress.step)
-            # A task whose every weight is still frozen has nothing to move.
-            moving = {name: loss for name, loss in losses.items() if loss.requires_grad}
-            self.balance.backward(moving)
+            self.balance.backward(losses)
         if self.settings.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.moving.values(), self.settings.clip_norm)
         self.optimiser.step()
         self._pull_back()
         progress.step += 1
-        for name in chosen:
+        for name in losses:
             progress.task_steps[name] += 1
         _update_average(self.average, self.moving, self.settings.ema_decay, progress.step)
         return values
+
+    def _losses(self, chosen: Sequence[str]) -> dict[str, Tensor]:
+        """Of the tasks that have something to move; the others are found out here, once."""
+        losses = {n: self.losses[n](self.progress.task_steps[n]) for n in chosen}
+        self.idle |= {n for n, loss in losses.items() if not loss.requires_grad} - {self.lead}
+        return {name: loss for name, loss in losses.items() if name not in self.idle}
 
     @torch.no_grad()
     def _pull_back(self) -> None:
@@ -302,21 +309,6 @@ def _loss_of(
     if ranks.n * settings.accumulate > 1:
         return SharedLoss(model, task, loss, ranks=ranks, n_passes=settings.accumulate)
     return lambda step: loss(task.stream.batch(step).to(model.device))
-
-
-def _optimiser(groups: Sequence[ParameterGroup], settings: TrainingSettings) -> torch.optim.AdamW:
-    return torch.optim.AdamW(
-        [
-            {
-                "params": g.parameters,
-                "lr": settings.lr * g.multiplier,
-                "weight_decay": 0.0 if g.anchor else settings.weight_decay,
-            }
-            for g in groups
-        ],
-        betas=settings.betas,
-        foreach=True,
-    )
 
 
 def _finite(losses: Mapping[str, Tensor], step: int) -> dict[str, float]:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import torch
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    import torch
 
     from tether.movement.groups import ParameterGroup
     from tether.training.settings import TrainingSettings
 
-__all__ = ["first_step", "set_rates", "thaw"]
+__all__ = ["first_step", "optimiser_of", "set_rates", "thaw"]
 
 
 def first_step(group: ParameterGroup, settings: TrainingSettings) -> int:
@@ -21,7 +21,7 @@ def first_step(group: ParameterGroup, settings: TrainingSettings) -> int:
     return round(group.starts_at * settings.property_steps)
 
 
-def thaw(groups: Sequence[ParameterGroup], done: int, settings: TrainingSettings) -> None:
+def thaw(groups: Sequence[ParameterGroup], done: int, settings: TrainingSettings) -> bool:
     """Let those groups have gradients whose time has come: AdamW passes over the others.
 
     Parameters
@@ -32,12 +32,49 @@ def thaw(groups: Sequence[ParameterGroup], done: int, settings: TrainingSettings
         Property steps so far.
     settings : TrainingSettings
         Length of the run.
+
+    Returns
+    -------
+    bool
+        Whether a weight moves now that did not, or the other way round.
     """
+    changed = False
     for group in groups:
         if group.starts_at:
             moves = done >= first_step(group, settings)
             for parameter in group.parameters:
+                changed |= parameter.requires_grad != moves
                 parameter.requires_grad_(moves)
+    return changed
+
+
+def optimiser_of(groups: Sequence[ParameterGroup], settings: TrainingSettings) -> torch.optim.AdamW:
+    """AdamW over these groups, in this order; anchored ones decay towards their start instead.
+
+    Parameters
+    ----------
+    groups : sequence of ParameterGroup
+        What moves.
+    settings : TrainingSettings
+        Rates, betas and weight decay.
+
+    Returns
+    -------
+    AdamW
+        Its rates are the peak ones until `set_rates`.
+    """
+    return torch.optim.AdamW(
+        [
+            {
+                "params": g.parameters,
+                "lr": settings.lr * g.multiplier,
+                "weight_decay": 0.0 if g.anchor else settings.weight_decay,
+            }
+            for g in groups
+        ],
+        betas=settings.betas,
+        foreach=True,
+    )
 
 
 def set_rates(

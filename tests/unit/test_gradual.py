@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from tether.balance.weighted_sum import WeightedSum
 from tether.data.loader import GraphStream
@@ -18,6 +19,7 @@ from tether.heads.readout import PropertyHead
 from tether.model import AdaptedModel
 from tether.movement.gradual import Gradual
 from tether.run import Run
+from tether.tasks.forcefield import ForceFieldTask, force_scale
 from tether.tasks.property import PropertyTask
 from tether.testing.tiny import TinyBackbone
 from tether.training.engine import Trainer, Validation, train
@@ -93,6 +95,54 @@ def test_a_frozen_backbone_costs_no_backward_pass(
     for _ in range(10):
         one.step()
     assert one.model.features(graph).node.requires_grad
+
+
+def test_a_force_field_is_not_computed_while_it_moves_nothing(
+    workspace: Any, tmp_path: Path
+) -> None:
+    class Counted(ForceFieldTask):
+        calls = 0
+
+        def loss(self, *arguments: Any) -> Tensor:
+            Counted.calls += 1
+            return super().loss(*arguments)
+
+    def started() -> Trainer:
+        store, backbone = Store.open(workspace.store), TinyBackbone(n_features=16)
+        head = PropertyHead(store.targets["gap"], 16, n_hidden=8)
+        graph = backbone.prepare(store.batch(np.arange(20)))
+        head.fit_scale(graph.batch)
+        labelled = backbone.prepare(Store.open(workspace.auxiliary).batch(np.arange(8)))
+        model = AdaptedModel(backbone, [head])
+        tasks = [
+            PropertyTask(GraphStream(graph, batch_size=8)),
+            Counted(GraphStream(labelled, batch_size=4), force_scale(labelled)),
+        ]
+        return Trainer(
+            model,
+            tasks,
+            groups=Gradual("lp-ft", 0.5).apply(model),
+            balance=WeightedSum({}),
+            settings=SETTINGS,
+        )
+
+    whole = started()
+    losses = [set(whole.step()) for _ in range(20)]
+    assert losses == [{"property"}] * 10 + [{"property", "forcefield"}] * 10
+    assert whole.progress.task_steps == {"property": 20, "forcefield": 10}
+    assert Counted.calls == 10
+    # Killed while it waits, and gone on with: the same bits.
+    first = started()
+    for _ in range(5):
+        first.step()
+    first.save(tmp_path / "checkpoint")
+    second = started()
+    second.resume(tmp_path / "checkpoint")
+    for _ in range(15):
+        second.step()
+    assert second.progress.task_steps == whole.progress.task_steps
+    for name, tensor in whole.model.tensors().items():
+        assert torch.equal(tensor, second.model.tensors()[name]), name
 
 
 def test_a_group_warms_up_when_it_starts(

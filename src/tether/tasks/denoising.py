@@ -14,6 +14,7 @@ from tether.tasks.task import mean
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.nn import Parameter
 
     from tether.graph import Graph
     from tether.heads.denoising import DenoisingHead
@@ -157,6 +158,10 @@ class DenoisingTask:
             n_cells = is_cell.sum() if n_cells is None else n_cells
             loss = loss + of_cells.sum() / n_cells.clamp(min=1)
         return loss
+
+    def weights(self, model: AdaptedModel) -> list[Parameter]:
+        """Backbone and head."""
+        return [*model.block_parameters(), *self.head.parameters()]
 
     def counts(self, model: AdaptedModel, graph: Graph) -> Tensor:  # noqa: ARG002
         """Coordinates, and structures with a cell."""

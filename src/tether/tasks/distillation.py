@@ -71,6 +71,10 @@ class DistillationTask:
         change: Tensor = model.features(graph).node - wanted
         return mean(change.square(), None if counts is None else counts[0]) / self.variance
 
+    def weights(self, model: AdaptedModel) -> list[nn.Parameter]:
+        """The backbone."""
+        return model.block_parameters()
+
     def counts(self, model: AdaptedModel, graph: Graph) -> Tensor:
         """Features of all atoms."""
         return torch.tensor([graph.batch.n_atoms * model.backbone.spec.n_features])

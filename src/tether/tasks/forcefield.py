@@ -12,6 +12,7 @@ from tether.tasks.task import mean
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.nn import Parameter
 
     from tether.graph import Graph
     from tether.model import AdaptedModel
@@ -94,6 +95,12 @@ class ForceFieldTask:
             virial = _virial_error(stress, batch, n_stresses)
             loss = loss + self.stress_weight * virial / self.scale
         return loss
+
+    def weights(self, model: AdaptedModel) -> list[Parameter]:
+        """Backbone and the head of energies."""
+        if self.head is None:
+            return [*model.block_parameters(), *model.potential_parameters()]
+        return [*model.block_parameters(), *model.potentials[self.head].parameters()]
 
     def counts(self, model: AdaptedModel, graph: Graph) -> Tensor:  # noqa: ARG002
         """Atoms, structures, and those of them with a label of stress."""

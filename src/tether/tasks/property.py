@@ -12,6 +12,8 @@ from torch.nn.functional import huber_loss, l1_loss, mse_loss
 from tether.tasks.task import mean
 
 if TYPE_CHECKING:
+    from torch.nn import Parameter
+
     from tether.data.loader import GraphStream
     from tether.graph import Graph
     from tether.model import AdaptedModel
@@ -76,6 +78,10 @@ class PropertyTask:
             means.append(errors.sum() / n_known.clamp(min=1))
             counted.append((n_known > 0).to(output.dtype))
         return torch.stack(means).sum() / torch.stack(counted).sum().clamp(min=1)
+
+    def weights(self, model: AdaptedModel) -> list[Parameter]:
+        """Backbone and property heads."""
+        return [*model.block_parameters(), *model.head_parameters()]
 
     def counts(self, model: AdaptedModel, graph: Graph) -> Tensor:
         """Labelled entries of each target."""

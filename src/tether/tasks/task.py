@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.nn import Parameter
 
     from tether.graph import Graph
     from tether.model import AdaptedModel
@@ -32,6 +33,10 @@ class Task(Protocol):
     @property
     def stream(self) -> Stream:
         """Where its batches come from."""
+        ...
+
+    def weights(self, model: AdaptedModel) -> list[Parameter]:
+        """What its loss depends on; with all of it frozen, the task is not computed."""
         ...
 
     def loss(self, model: AdaptedModel, graph: Graph, counts: Tensor | None = None) -> Tensor:

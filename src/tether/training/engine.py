@@ -255,12 +255,13 @@ class Trainer:
         """
         progress = self.progress
         if thaw(self.groups, self.lead_steps, self.settings):
-            self.idle.clear()
+            self.idle = {n for n, task in self.tasks.items() if not _moves(task, self.model)}
         chosen = self.balance.choose(progress.step, list(self.tasks))
         set_rates(self.optimiser, self.groups, self.lead_steps, self.settings)
         self.optimiser.zero_grad(set_to_none=True)
         with precision(self.settings.precision):
-            losses = self._losses([name for name in chosen if name not in self.idle])
+            chosen = [name for name in chosen if name not in self.idle]
+            losses = {name: self.losses[name](progress.task_steps[name]) for name in chosen}
             values = _finite(losses, progress.step)
             self.balance.backward(losses)
         if self.settings.clip_norm:
@@ -268,16 +269,10 @@ class Trainer:
         self.optimiser.step()
         self._pull_back()
         progress.step += 1
-        for name in losses:
+        for name in chosen:
             progress.task_steps[name] += 1
         _update_average(self.average, self.moving, self.settings.ema_decay, progress.step)
         return values
-
-    def _losses(self, chosen: Sequence[str]) -> dict[str, Tensor]:
-        """Of the tasks that have something to move; the others are found out here, once."""
-        losses = {n: self.losses[n](self.progress.task_steps[n]) for n in chosen}
-        self.idle |= {n for n, loss in losses.items() if not loss.requires_grad} - {self.lead}
-        return {name: loss for name, loss in losses.items() if name not in self.idle}
 
     @torch.no_grad()
     def _pull_back(self) -> None:
@@ -298,6 +293,10 @@ def _finished(
     moving = done - max(first_step(group, settings) for group in groups)
     impatient = bool(settings.patience) and progress.stale >= settings.patience
     return impatient and moving >= settings.patience * settings.validate_every
+
+
+def _moves(task: Task, model: AdaptedModel) -> bool:
+    return any(parameter.requires_grad for parameter in task.weights(model))
 
 
 def _loss_of(

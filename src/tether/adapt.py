@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tether.assemble import build_balance, build_model, build_tasks, forcefield_graph
+from tether.assemble import (
+    build_balance,
+    build_model,
+    build_tasks,
+    forcefield_graph,
+    property_task,
+)
 from tether.atomic import write_text
 from tether.balance.surgery import load_pcgrad
 from tether.config import Config
@@ -299,29 +305,25 @@ def _prepare(request: _Request) -> _Ready:
 
 
 def _settled(ready: _Ready, request: _Request) -> tuple[_Ready, TrainingSettings]:
-    """With a frozen backbone, features instead of graphs: then a step is one of the heads alone.
+    """Features that do not change are computed once, in advance.
 
-    Such a recipe has no task but the property. A run too short to see each structure gains nothing.
+    With a frozen backbone they are there instead of graphs: a step is then one of the heads alone,
+    and there is no task but the property. With a frozen copy of it, graphs bring the copy's. A run
+    too short to see each structure gains nothing.
     """
     model, settings = ready.model, request.effective_settings
     n_atoms = sum(graph.batch.n_atoms for graph in (ready.train, *ready.judged.values()))
     size = 4 * n_atoms * model.backbone.spec.n_features
     short = settings.property_steps * settings.batch_size < ready.train.n_systems
-    if request.recipe.movement != "frozen" or short or size > MAX_FEATURES:
+    is_frozen = request.recipe.movement == "frozen"
+    if not (is_frozen or request.recipe.residual) or short or size > MAX_FEATURES:
         return ready, settings
     train = model.with_features(ready.train)
     judged = {name: model.with_features(graph) for name, graph in ready.judged.items()}
-    tasks, _ = build_tasks(
-        model,
-        train,
-        auxiliary=None,
-        recipe=request.recipe,
-        settings=settings,
-        seed=request.seed,
-    )
-    # Nothing is left that a compiler could gain on.
+    tasks = [property_task(train, settings, seed=request.seed), *ready.tasks[1:]]
     settled = replace(ready, train=train, judged=judged, tasks=tasks)
-    return settled, replace(settings, compile=False)
+    # Of a head alone there is nothing that a compiler could gain on.
+    return settled, replace(settings, compile=settings.compile and not is_frozen)
 
 
 def _errors_before(

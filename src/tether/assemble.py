@@ -42,6 +42,7 @@ __all__ = [
     "build_tasks",
     "forcefield_graph",
     "model_of_targets",
+    "property_task",
 ]
 
 
@@ -132,6 +133,7 @@ def model_of_targets(
             loaded.spec.n_features,
             pooling=head.pooling,
             n_hidden=head.n_hidden,
+            residual=recipe.residual,
             seed=seed + position,
         )
         for position, target in enumerate(targets.values())
@@ -140,7 +142,7 @@ def model_of_targets(
     if recipe.denoising:
         width = loaded.spec.n_features
         denoising = DenoisingHead(width, n_hidden=head.n_hidden, seed=seed + len(heads))
-    return AdaptedModel(loaded, heads, denoising)
+    return AdaptedModel(loaded, heads, denoising, keep_pretrained=recipe.residual)
 
 
 def forcefield_graph(model: AdaptedModel, store: Store | None) -> Graph | None:
@@ -168,6 +170,29 @@ def forcefield_graph(model: AdaptedModel, store: Store | None) -> Graph | None:
     graph = model.backbone.prepare(store.batch(torch.arange(store.n_systems)))
     force_scale(graph)  # refuses missing and all-zero forces
     return graph
+
+
+def property_task(graph: Graph, settings: TrainingSettings, *, seed: int) -> PropertyTask:
+    """The leading task.
+
+    Parameters
+    ----------
+    graph : Graph
+        Labelled structures.
+    settings : TrainingSettings
+        Batch size and loss.
+    seed : int
+        Of the order of the data.
+
+    Returns
+    -------
+    PropertyTask
+        With a stream of its own.
+    """
+    stream = GraphStream(
+        graph, batch_size=settings.batch_size, max_atoms=settings.max_atoms, seed=seed
+    )
+    return PropertyTask(stream, settings.loss)
 
 
 def build_tasks(
@@ -208,17 +233,15 @@ def build_tasks(
     TetherError
         For a force-field task on a backbone without a potential.
     """
-    stream = GraphStream(
-        train_graph, batch_size=settings.batch_size, max_atoms=settings.max_atoms, seed=seed
-    )
-    tasks: list[Task] = [PropertyTask(stream, settings.loss)]
+    leading = property_task(train_graph, settings, seed=seed)
+    tasks: list[Task] = [leading]
     check = None
     if recipe.forcefield:
         task, check = _forcefield_task(model, auxiliary, settings, seed=seed + 1)
         tasks.append(task)
     if recipe.distillation:
         # The same batches as the property's: its gradient is weighed structure by structure.
-        tasks.append(distillation_task(model, stream))
+        tasks.append(distillation_task(model, leading.stream))
     if model.denoising is not None:
         at_rest = GraphStream(train_graph, batch_size=settings.forcefield_batch_size, seed=seed + 2)
         noisy = NoisyStream(at_rest, (recipe.noise,), seed=seed)

@@ -31,6 +31,8 @@ class Features:
     edge_vector : Tensor or None, shape (n_edges, 3)
         Å, from the first atom of each edge to the second: the one entry that turns with the
         structure. Heads that predict vectors read it.
+    pretrained : Tensor or None, shape (n_atoms, n_features)
+        What `node` is with the pretrained weights, where a model keeps them beside its own.
     """
 
     node: Tensor
@@ -39,6 +41,7 @@ class Features:
     edge_idx: Tensor | None = None
     edge_distance: Tensor | None = None
     edge_vector: Tensor | None = None
+    pretrained: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Features:
         """The same numbers on a device."""
@@ -53,4 +56,5 @@ class Features:
             edge_idx=moved(self.edge_idx),
             edge_distance=moved(self.edge_distance),
             edge_vector=moved(self.edge_vector),
+            pretrained=moved(self.pretrained),
         )

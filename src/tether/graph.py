@@ -90,7 +90,8 @@ class Graph:
         After `differentiable`: the positions (n_atoms, 3) and the strain (n_systems, 3, 3) that
         forces and stress are derivatives with respect to.
     features : Tensor or None, shape (n_atoms, n_features)
-        Node features of a backbone that will not change, see `AdaptedModel.with_features`.
+        Node features of a backbone that does not change, the model's own or the pretrained one
+        beside it, see `AdaptedModel.with_features`.
     """
 
     batch: AtomBatch

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -42,6 +44,8 @@ class AdaptedModel(nn.Module):
         Of an auxiliary task; predictions do not read it.
     potentials : mapping of str to EnergyHead, optional
         Energy heads beside the backbone's own, in pretraining; predictions do not read them.
+    keep_pretrained : bool
+        Keep a frozen copy of the backbone as it is now, for heads that read its features, too.
 
     Raises
     ------
@@ -55,6 +59,8 @@ class AdaptedModel(nn.Module):
         heads: Iterable[PropertyHead],
         denoising: DenoisingHead | PairHead | None = None,
         potentials: Mapping[str, EnergyHead] | None = None,
+        *,
+        keep_pretrained: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -71,6 +77,9 @@ class AdaptedModel(nn.Module):
             self.heads[name] = head
         self.denoising = denoising
         self.potentials = nn.ModuleDict(potentials or {})
+        self.pretrained: nn.Module | None = None
+        if keep_pretrained:
+            self.pretrained = deepcopy(self._backbone_module()).requires_grad_(requires_grad=False)
 
     @property
     def device(self) -> torch.device:
@@ -100,7 +109,7 @@ class AdaptedModel(nn.Module):
 
     @torch.no_grad()
     def with_features(self, graph: Graph, *, batch_size: int = 64) -> Graph:
-        """The structures with their node features, for a backbone that stays as it is.
+        """The structures with the node features of what stays as it is, computed once.
 
         Parameters
         ----------
@@ -112,14 +121,18 @@ class AdaptedModel(nn.Module):
         Returns
         -------
         Graph
-            Heads read it as before. It has no edges, so that no backbone can be run on it.
+            Heads read it as before. With those of the pretrained copy it keeps its edges; with
+            those of the backbone itself it has none, so that no backbone can be run on it.
         """
-        parts = [self.features(piece).node.cpu() for piece in self._pieces(graph, batch_size)]
+        frozen = self.pretrained or self._backbone_module()
+        parts = [frozen(piece).node.cpu() for piece in self._pieces(graph, batch_size)]
+        if self.pretrained is not None:
+            return replace(graph, features=torch.cat(parts))
         return Graph(graph.batch, {}, features=torch.cat(parts))
 
     def features(self, graph: Graph) -> Features:
         """Backbone features of a prepared graph; those that it has, where it has some."""
-        if graph.features is not None:
+        if graph.features is not None and self.pretrained is None:
             return Features(node=graph.features)
         features: Features = self._backbone_module()(graph)
         return features
@@ -127,6 +140,8 @@ class AdaptedModel(nn.Module):
     def forward(self, graph: Graph) -> dict[str, Tensor]:
         """Standardised prediction of every head, by target name."""
         features = self.features(graph)
+        if self.pretrained is not None:
+            features = replace(features, pretrained=self._pretrained_nodes(graph))
         return {name: head(features, graph.batch) for name, head in self.heads.items()}
 
     def energy_forces(
@@ -227,6 +242,13 @@ class AdaptedModel(nn.Module):
                         fix="load the run with the config that made it",
                     )
                 tensor.copy_(tensors[name])
+
+    @torch.no_grad()
+    def _pretrained_nodes(self, graph: Graph) -> Tensor:
+        assert self.pretrained is not None
+        known = graph.features
+        nodes: Tensor = self.pretrained(graph).node if known is None else known
+        return nodes
 
     def _pieces(self, graph: Graph, batch_size: int) -> Iterable[Graph]:
         for start in range(0, graph.n_systems, batch_size):

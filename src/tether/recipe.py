@@ -79,6 +79,9 @@ class Recipe:
         temperature.
     rank : int
         Of the updates of ``lora``.
+    residual : bool
+        Heads read the pretrained features, too, from a frozen copy of the backbone; what moves
+        adds to that. After side-tuning (J. O. Zhang et al., arXiv 1912.13503).
     """
 
     name: str
@@ -98,6 +101,7 @@ class Recipe:
     denoising: float = 0.0
     noise: float = 0.05
     rank: int = 8
+    residual: bool = False
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -147,10 +151,16 @@ class Recipe:
                 "set forcefield=true and initialisation=pretrained, or balance=sum",
             ),
             (
-                random and (self.averaging == "wise" or bool(self.distillation)),
+                random and (self.averaging == "wise" or bool(self.distillation) or self.residual),
                 "holds on to random weights",
-                "initialisation=pretrained for averaging=wise and for distillation",
+                "initialisation=pretrained for averaging=wise, for distillation and for residual",
                 "set initialisation=pretrained",
+            ),
+            (
+                self.movement == "frozen" and self.residual,
+                "adds to the pretrained features what a frozen backbone has: the same",
+                "a movement that moves it",
+                "set movement=lp-ft, or residual=false",
             ),
         ]
 
@@ -247,6 +257,10 @@ RECIPES: dict[str, tuple[str, Recipe]] = {
         "all weights, and displaced atoms to be put back: an auxiliary task without labels",
         Recipe("noisy-nodes", denoising=0.2),
     ),
+    "residual": (
+        "head first, then all weights, added to what the pretrained features say",
+        Recipe("residual", movement="lp-ft", residual=True),
+    ),
     "mft": ("property and force field together, weighted sum", Recipe("mft", forcefield=True)),
     "mft-sampled": (
         "property or force field, drawn at each step",
@@ -271,6 +285,10 @@ RECIPES: dict[str, tuple[str, Recipe]] = {
     "mft-wise": (
         "mft, then mixed with the pretrained weights as ID validation says",
         Recipe("mft-wise", forcefield=True, averaging="wise"),
+    ),
+    "mft-residual": (
+        "head first, then mft, added to what the pretrained features say",
+        Recipe("mft-residual", movement="lp-ft", forcefield=True, residual=True),
     ),
 }
 

@@ -165,4 +165,5 @@ def test_a_config_reaches_it_and_its_run_predicts_what_it_wrote(
     found = predict(run.folder, workspace.store)
     assert np.isfinite(found.values["gap"]).all()
     names = {key.split(".")[0] for key in load_tensors(run.weights)}
-    assert names == {"backbone", "heads", *(["denoising"] if recipe.denoising else [])}
+    extra = {"denoising": recipe.denoising, "pretrained": recipe.residual}
+    assert names == {"backbone", "heads", *(name for name, there in extra.items() if there)}

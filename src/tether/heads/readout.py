@@ -54,6 +54,9 @@ class PropertyHead(nn.Module):
         centre nor the width.
     n_hidden : int
         Width of the hidden layer; 0 makes the head linear.
+    residual : bool
+        Read the pretrained features, too: an atom has the sum of a perceptron on those and of one
+        on the features that move.
     seed : int
         Of the initial weights; the global generator is left as it was.
     """
@@ -65,6 +68,7 @@ class PropertyHead(nn.Module):
         *,
         pooling: Pooling | None = None,
         n_hidden: int = 128,
+        residual: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -87,14 +91,8 @@ class PropertyHead(nn.Module):
         n_outputs = 2 if self.pooling == "extent" else target.n_components
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            if n_hidden:
-                self.readout: nn.Module = nn.Sequential(
-                    nn.Linear(n_features, n_hidden),
-                    nn.SiLU(),
-                    nn.Linear(n_hidden, n_outputs),
-                )
-            else:
-                self.readout = nn.Linear(n_features, n_outputs)
+            self.readout = _perceptron(n_features, n_hidden, n_outputs)
+            self.base = _perceptron(n_features, n_hidden, n_outputs) if residual else None
         self.register_buffer("mean", torch.zeros(target.n_components, dtype=torch.float64))
         self.register_buffer("std", torch.ones(target.n_components, dtype=torch.float64))
         self.register_buffer("reference", torch.zeros(N_ELEMENTS, dtype=torch.float64))
@@ -171,6 +169,8 @@ class PropertyHead(nn.Module):
         Tensor, shape (n_systems, n_components), or (n_atoms, n_components) for atom targets
         """
         atomic: Tensor = self.readout(features.node)
+        if self.base is not None:
+            atomic = atomic + self.base(features.pretrained)
         if self.target.level == "atom":
             return atomic
         index, shape = batch.system_idx, (batch.n_systems, atomic.shape[1])
@@ -226,6 +226,12 @@ class PropertyHead(nn.Module):
             atomic = atomic + self.extent_reference.index_select(0, batch.numbers) * _extents(batch)
         total = self.reference.new_zeros(batch.n_systems).index_add(0, batch.system_idx, atomic)
         return total.unsqueeze(1)
+
+
+def _perceptron(n_in: int, n_hidden: int, n_out: int) -> nn.Module:
+    if not n_hidden:
+        return nn.Linear(n_in, n_out)
+    return nn.Sequential(nn.Linear(n_in, n_hidden), nn.SiLU(), nn.Linear(n_hidden, n_out))
 
 
 def _require_molecules(batch: AtomBatch) -> None:

@@ -300,6 +300,8 @@ class Like:
         Targets that nothing lacks: all or none.
     is_periodic, is_charged : bool
         Of any structure.
+    has_features : bool
+        Whether it brings node features.
     dtype : torch.dtype
         Of the geometry.
     """
@@ -311,6 +313,7 @@ class Like:
     complete: frozenset[str]
     is_periodic: bool
     is_charged: bool
+    has_features: bool
     dtype: torch.dtype
 
 
@@ -340,6 +343,8 @@ def flatten(graph: Graph, targets: Iterable[str]) -> tuple[list[Tensor], Like]:
     tensors += [*batch.labels.values(), *batch.atom_labels.values()]
     for lists in (graph.edges, graph.angles):
         tensors += [getattr(one, f.name) for one in lists.values() for f in fields(one)]
+    if graph.features is not None:
+        tensors.append(graph.features)
     like = Like(
         tuple(batch.labels),
         tuple(batch.atom_labels),
@@ -348,6 +353,7 @@ def flatten(graph: Graph, targets: Iterable[str]) -> tuple[list[Tensor], Like]:
         wanted if wanted <= batch.complete else frozenset(),
         batch.is_periodic,
         batch.is_charged,
+        graph.features is not None,
         batch.positions.dtype,
     )
     return tensors, like
@@ -382,4 +388,5 @@ def unflatten(tensors: Sequence[Tensor], like: Like) -> Graph:
         is_charged=like.is_charged,
         complete=like.complete,
     )
-    return Graph(told, edges, angles=angles)
+    features = next(left) if like.has_features else None
+    return Graph(told, edges, angles=angles, features=features)

@@ -135,6 +135,8 @@ def _step_cost(config: Config, recipe: Recipe | None) -> float:
         per_step += derivative
     if recipe.balance == "sampled":
         per_step *= (1.0 - recipe.property_probability) / recipe.property_probability
+    if recipe.movement == "lp-ft":
+        per_step *= 1.0 - recipe.unfreeze_by  # not computed while the backbone is frozen
     if recipe.denoising:
         per_step += derivative  # forces or noise: the same derivatives of the same features
     if recipe.distillation:

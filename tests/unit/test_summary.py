@@ -248,5 +248,8 @@ def test_steps_of_each_budget(workspace: Any, tmp_path: Path) -> None:
     steps = {job.method: job.settings.property_steps for job in jobs}
     # A force-field batch costs 2.0 * 16 / 32 property batches; rare draws one in four steps.
     expected = {"full": 1000, "mft": 500, "mft-sampled": 500, "rare": 800}
+    # With a head that is fitted first, the force field starts at 30 % of the steps.
+    late = load_config(path, ["budget=compute", "recipes=[mft-residual, lp-ft]"])
+    assert [job.settings.property_steps for job in plan(late, tmp_path / "out")[:2]] == [588, 1000]
     # Noise is a derivative like forces; distillation runs the backbone twice, and back once.
     assert steps == {**expected, "noisy-nodes": 500, "distillation": 417}

@@ -57,7 +57,7 @@ def suite_verdicts(results: Results) -> list[str]:
         return ["No run has finished, so there is nothing to compare yet."]
     reference = reference_of(results)
     if reference is None:
-        return ["No recipe has been run yet that the others are compared with, as full or scratch is."]
+        return ["Nothing that recipes are compared with, as full or scratch, has been run yet."]
     if results["curves"] and (answers := efficiency_answers(results)):
         return answers[:_MOST_SENTENCES]
     if results["groups"] and (sentences := _group_sentences(results, reference)):

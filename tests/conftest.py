@@ -160,3 +160,17 @@ def strict_json() -> Any:
         raise AssertionError(f"{name} is not JSON")
 
     return lambda text: json.loads(text, parse_constant=refuse)
+
+
+@pytest.fixture
+def n_forward(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Structures of each forward pass of the backbone."""
+    seen: list[int] = []
+    forward = TinyBackbone.forward
+
+    def counted(self: TinyBackbone, graph: Any) -> Any:
+        seen.append(graph.n_systems)
+        return forward(self, graph)
+
+    monkeypatch.setattr(TinyBackbone, "forward", counted)
+    return seen

@@ -39,20 +39,6 @@ def predictions(done: Run) -> torch.Tensor:
     return torch.from_numpy(pq.read_table(done.predictions)["pred"].to_numpy().copy())
 
 
-@pytest.fixture
-def n_forward(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Structures of each forward pass of the backbone."""
-    seen: list[int] = []
-    forward = TinyBackbone.forward
-
-    def counted(self: TinyBackbone, graph: Any) -> Any:
-        seen.append(graph.n_systems)
-        return forward(self, graph)
-
-    monkeypatch.setattr(TinyBackbone, "forward", counted)
-    return seen
-
-
 @pytest.mark.parametrize("pooling", [None, "dipole", "max"])
 def test_features_computed_once_give_the_same_run(
     pooling: Any,

@@ -78,22 +78,18 @@ def test_an_atom_has_the_sum_of_both(
 
 
 def test_features_of_the_copy_computed_once_give_the_same_run(
-    workspace: Any, settings: TrainingSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workspace: Any,
+    settings: TrainingSettings,
+    tmp_path: Path,
+    n_forward: list[int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    seen: list[int] = []
-    forward = TinyBackbone.forward
-
-    def counted(self: TinyBackbone, graph: Any) -> Any:
-        seen.append(graph.n_systems)
-        return forward(self, graph)
-
-    monkeypatch.setattr(TinyBackbone, "forward", counted)
     once = run(tmp_path / "once", workspace, settings, "mft-residual")
-    n_once = len(seen)
-    seen.clear()
+    n_once = len(n_forward)
+    n_forward.clear()
     monkeypatch.setattr(adapt_module, "MAX_FEATURES", 0)
     plain = run(tmp_path / "plain", workspace, settings, "mft-residual")
-    assert len(seen) - n_once >= settings.property_steps // 2
+    assert len(n_forward) - n_once >= settings.property_steps // 2
     torch.testing.assert_close(predictions(once), predictions(plain), rtol=1e-3, atol=1e-3)
 
 

@@ -191,13 +191,11 @@ class AtomBatch:
         -------
         Tensor, shape (n_atoms, k)
         """
-        each = values if weights is None else values * weights[:, None]
-        total = values.new_zeros(self.n_systems, values.shape[1])
-        total = total.index_add(0, self.system_idx, each)
-        share = self.counts
-        if weights is not None:
-            share = weights.new_zeros(self.n_systems).index_add(0, self.system_idx, weights)
-        return values - (total / share[:, None]).index_select(0, self.system_idx)
+        each = torch.ones_like(values[:, :1]) if weights is None else weights[:, None]
+        none = values.new_zeros(self.n_systems, values.shape[1])
+        total = none.index_add(0, self.system_idx, values * each)
+        share = none[:, :1].index_add(0, self.system_idx, each)
+        return values - (total / share).index_select(0, self.system_idx)
 
     def select(self, systems: Tensor | Sequence[int]) -> AtomBatch:
         """The given structures, in that order; repeats are allowed.

@@ -16,8 +16,7 @@ from tether.movement.layerwise import Layerwise
 from tether.movement.lora import Lora
 from tether.targets import Target
 from tether.testing.tiny import TinyBackbone
-from tether.training.engine import _optimiser
-from tether.training.schedule import set_rates
+from tether.training.schedule import optimiser_of, set_rates
 from tether.training.settings import TrainingSettings
 
 MOVEMENTS = [
@@ -76,7 +75,7 @@ def test_jmp_table_is_read_at_relative_depth(n_layers: int) -> None:
 def test_all_groups_start_at_their_multiple_and_end_at_one_rate(rule: str) -> None:
     settings = TrainingSettings(property_steps=100, lr=1e-2, warmup_fraction=0.05)
     groups = Layerwise(rule).apply(model())  # type: ignore[arg-type]
-    optimiser = _optimiser(groups, settings)
+    optimiser = optimiser_of(groups, settings)
 
     def rates(done: int) -> list[float]:
         set_rates(optimiser, groups, done, settings)

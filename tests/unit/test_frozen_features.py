@@ -1,4 +1,4 @@
-"""A run with a frozen backbone computes its features once, and nothing else about it changes."""
+"""Features of a frozen backbone, or of a frozen copy, are computed once; nothing else changes."""
 
 from __future__ import annotations
 
@@ -39,8 +39,12 @@ def predictions(done: Run) -> torch.Tensor:
     return torch.from_numpy(pq.read_table(done.predictions)["pred"].to_numpy().copy())
 
 
-@pytest.mark.parametrize("pooling", [None, "dipole", "max"])
+@pytest.mark.parametrize(
+    ("recipe", "pooling"),
+    [("probe", None), ("probe", "dipole"), ("probe", "max"), ("mft-residual", None)],
+)
 def test_features_computed_once_give_the_same_run(
+    recipe: str,
     pooling: Any,
     workspace: Any,
     settings: TrainingSettings,
@@ -49,17 +53,19 @@ def test_features_computed_once_give_the_same_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     head = HeadChoice(pooling=pooling, n_hidden=16)
-    once = run(tmp_path / "once", workspace, settings, head=head)
+    once = run(tmp_path / "once", workspace, settings, recipe=recipe, head=head)
     n_once = len(n_forward)
-    other = run(tmp_path / "other", workspace, settings, head=head, seed=1)
+    other = run(tmp_path / "other", workspace, settings, recipe=recipe, head=head, seed=1)
     n_forward.clear()
     monkeypatch.setattr(adapt_module, "MAX_FEATURES", 0)
-    plain = run(tmp_path / "plain", workspace, settings, head=head)
+    plain = run(tmp_path / "plain", workspace, settings, recipe=recipe, head=head)
     assert torch.allclose(predictions(once), predictions(plain), atol=ROUNDING)
     assert not torch.allclose(predictions(once), predictions(other), atol=100 * ROUNDING)
     # Both measure forgetting; beyond that, one forward pass a set against one a step and more.
     assert len(n_forward) - n_once > settings.property_steps
-    assert run(tmp_path / "once", workspace, settings, head=head).is_complete  # the same identity
+    assert run(
+        tmp_path / "once", workspace, settings, recipe=recipe, head=head
+    ).is_complete  # the same identity
 
 
 def test_the_backbone_stays_the_same_bits(
@@ -75,15 +81,18 @@ def test_the_backbone_stays_the_same_bits(
     assert not all(torch.equal(moved[f"backbone.{name}"], value) for name, value in start.items())
 
 
-def test_resume_is_bitwise(workspace: Any, settings: TrainingSettings, tmp_path: Path) -> None:
+@pytest.mark.parametrize("recipe", ["probe", "mft-residual"])
+def test_resume_is_bitwise(
+    recipe: str, workspace: Any, settings: TrainingSettings, tmp_path: Path
+) -> None:
     def stop(progress: Any) -> None:
         if progress.step == 5:
             raise KeyboardInterrupt
 
-    straight = run(tmp_path / "straight", workspace, settings)
+    straight = run(tmp_path / "straight", workspace, settings, recipe=recipe)
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "broken", workspace, settings, report=stop)
-    resumed = run(tmp_path / "broken", workspace, settings)
+        run(tmp_path / "broken", workspace, settings, recipe=recipe, report=stop)
+    resumed = run(tmp_path / "broken", workspace, settings, recipe=recipe)
     assert resumed.weights.read_bytes() == straight.weights.read_bytes()
     assert torch.equal(predictions(resumed), predictions(straight))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -120,15 +121,19 @@ def test_missing_labels_and_frozen_weights_are_traced_apart() -> None:
     assert len(compiled._compiled) == 3
 
 
-def test_inductor_computes_the_same() -> None:
+def test_inductor_computes_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    # What is kept from before may hold conditions on sizes that are no longer made.
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     backbone = TinyBackbone()
     graph = labelled(backbone, NAMES)
     task = tasks_of(graph)[1]
     model = model_of(backbone)
     compiled = CompiledLoss(model, task)
     assert_same(model, task, compiled, graph)
-    assert_same(model, task, compiled, labelled(backbone, NAMES[:3]))
-    assert_same(model, task, compiled, labelled(backbone, NAMES[:1]))
+    # Inductor sums otherwise beyond 4096 terms: that is no reason to compile anew.
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for names in (NAMES[:3], NAMES[:1], 120 * NAMES):
+            assert_same(model, task, compiled, labelled(backbone, names))
 
 
 @pytest.mark.usefixtures("_plain_graph")

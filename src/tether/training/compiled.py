@@ -220,7 +220,7 @@ class _Compiled:
     parameters: tuple[nn.Parameter, ...]
 
     def __call__(self, tensors: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        with torch.no_grad(), _own_sizes():
+        with torch.no_grad(), _own_sizes(backed_size_oblivious=True):
             loss, *gradients = self.function(*tensors)
         return loss, gradients
 
@@ -282,10 +282,15 @@ def _is_fixed(placeholder: torch.fx.Node) -> bool:
     return not isinstance(size, torch.SymInt) or size.node.maybe_as_int() is not None
 
 
-def _own_sizes() -> Any:
+def _own_sizes(**settings: bool) -> Any:
+    """No size is taken for another; with ``backed_size_oblivious`` none for a small or large one.
+
+    Without that, Inductor (torch 2.13) sums in another way beyond 4096 terms and compiles anew for
+    each side of it: minutes for each combination of atoms, pairs and angles.
+    """
     from torch.fx.experimental import _config
 
-    return _config.patch(use_duck_shape=False)  # type: ignore[attr-defined]
+    return _config.patch(use_duck_shape=False, **settings)  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,9 @@
 ``python tools/results_table.py [DOCUMENT …]``, by default every one that has results. Where the
 tables go, a document says which files of ``benchmarks/results/`` they are of:
 ``<!-- results: FILE … -->`` up to ``<!-- end of results -->``. A file is the ``summary.json`` of a
-comparison, the ``results.json`` of a suite or the ``collapse.json`` of a measurement.
+comparison, the ``results.json`` of a suite, the ``collapse.json`` of a measurement, or one that
+`measured_tables` knows; ``FOLDER/*`` is one table of all comparisons in it, ``FOLDER/``
+one of the runs of a suite that has no results file.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from measured_tables import MEASURED, markdown, runs_table, trials_table
+
 from tether.report.suite_read import FEWEST_TASKS, run_counts
 
 if TYPE_CHECKING:
@@ -22,6 +26,14 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ("README.md", "benchmarks/README.md")
 BLOCK = re.compile(r"(<!-- results: (.*?) -->\n).*?(<!-- end of results -->)", re.DOTALL)
+#: What may hold numbers that nobody measured here: tables, code, addresses, versions, papers.
+NO_PROSE = re.compile(
+    r"<!-- results: .*?<!-- end of results -->|```.*?```|`[^`]*`|\]\([^)]*\)"
+    r"|(?:arXiv|Python|torch) \d+\.\d+",
+    re.DOTALL,
+)
+#: A decimal, or a percentage.
+NUMBER = re.compile(r"(?<![\w.])(?:\d*\.\d+|\d+ ?%)")
 #: Rows of the table of collapse: name of a measure, and how it is written.
 MEASURES = {
     "wasserstein1": ("1-Wasserstein to the pretrained features, in their spreads", ".2f"),
@@ -90,7 +102,7 @@ def table(summary: dict[str, Any]) -> str:
         if line["target"] == target and line["subset"] == "test/ood" and line["metric"] == "rmse"
     ]
     last = f"OOD reference lines (RMSE): {'; '.join(references)}."
-    return "\n\n".join([caption, _markdown(heads, rows), last])
+    return "\n\n".join([caption, markdown(heads, rows), last])
 
 
 def _percent(gain: dict[str, Any]) -> str:
@@ -121,7 +133,7 @@ def suite_tables(results: dict[str, Any]) -> str:
         ]
         for task in tasks
     ]
-    parts = [caption, _markdown(heads, rows), *_over_tasks(results), *_other_recipes(tasks, common)]
+    parts = [caption, markdown(heads, rows), *_over_tasks(results), *_other_recipes(tasks, common)]
     return "\n\n".join(parts)
 
 
@@ -151,7 +163,7 @@ def recipe_tables(results: dict[str, Any]) -> str:
             if found["recipe"] == name
         ]
         rows.append([*cells, f"{sum(forces) / len(forces):.3f}" if forces else "–"])
-    return f"{caption}\n\n{_markdown([*heads, 'force MAE'], rows)}"
+    return f"{caption}\n\n{markdown([*heads, 'force MAE'], rows)}"
 
 
 def collapse_table(content: dict[str, Any]) -> str:
@@ -174,7 +186,7 @@ def collapse_table(content: dict[str, Any]) -> str:
             cells = [_null(found.values(), form), *(before or ["–"]), *cells]
         rows.append([label, *cells])
     heads = ["measure", *(["null", "before"] if together else ())]
-    return _markdown([*heads, *(f"`{name}`" for name in recipes)], rows)
+    return markdown([*heads, *(f"`{name}`" for name in recipes)], rows)
 
 
 def _collapse_cell(one: dict[str, Any] | None, form: str, *, moved: bool) -> str:
@@ -193,11 +205,6 @@ def _null(found: Iterable[dict[str, Any]], form: str) -> str:
 def _state(results: dict[str, Any]) -> str:
     n_done, n_runs = run_counts(results)
     return f"{results['name']}: {results['summary']}. {n_done} of {n_runs} runs are done."
-
-
-def _markdown(heads: list[str], rows: list[list[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def _pair(task: dict[str, Any], recipe: str) -> str:
@@ -242,7 +249,7 @@ def _over_tasks(results: dict[str, Any]) -> list[str]:
         "Over the tasks that both have run: mean gain (from the geometric mean of the ratios, "
         "interval by Student's t), on how many it is better, p by Wilcoxon's test and Holm."
     )
-    return [caption, _markdown(["recipe", *heads], rows)]
+    return [caption, markdown(["recipe", *heads], rows)]
 
 
 def _over_cell(row: dict[str, Any] | None) -> str:
@@ -266,7 +273,7 @@ def _other_recipes(tasks: list[dict[str, Any]], common: list[str]) -> list[str]:
         [f"`{name}`", *(_gain(task, name, "full", subset) for task in some for subset in subsets)]
         for name in names
     ]
-    return ["The other recipes, gain over `full`:", _markdown(["recipe", *heads], rows)]
+    return ["The other recipes, gain over `full`:", markdown(["recipe", *heads], rows)]
 
 
 def tables(content: dict[str, Any]) -> str:
@@ -279,15 +286,35 @@ def tables(content: dict[str, Any]) -> str:
     return suite_tables(content) if has_mft else recipe_tables(content)
 
 
+def _of(names: list[str]) -> Iterable[str]:
+    """The tables of a block's files."""
+    results = ROOT / "benchmarks" / "results"
+    if trials := [folder for name in names if "*" in name for folder in results.glob(name)]:
+        others = [(results / name).parent for name in names if "*" not in name]
+        yield trials_table(sorted(trials) + others)
+        return
+    if all(name.endswith("/") for name in names):
+        yield runs_table([results / name for name in names])
+        return
+    for name in names:
+        content = json.loads((results / name).read_text())
+        yield MEASURED[name](content) if name in MEASURED else tables(content)
+
+
 def written(text: str) -> str:
     """A document with its tables as the results now are."""
 
     def filled(block: re.Match[str]) -> str:
-        sources = [ROOT / "benchmarks" / "results" / name for name in block[2].split()]
-        found = "\n\n".join(tables(json.loads(source.read_text())) for source in sources)
+        found = "\n\n".join(_of(block[2].split()))
         return f"{block[1]}\n{found}\n\n{block[3]}"
 
     return BLOCK.sub(filled, text)
+
+
+def typed_numbers(text: str) -> list[str]:
+    """Decimals and percentages in the prose, with what stands before each."""
+    prose = NO_PROSE.sub(" ", text)
+    return [prose[max(0, found.start() - 40) : found.end()] for found in NUMBER.finditer(prose)]
 
 
 def main() -> None:

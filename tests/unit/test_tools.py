@@ -52,6 +52,7 @@ def load(name: str, folder: str = "tools") -> ModuleType:
 
 
 figures, lock = load("figures"), load("lock")
+load("measured_tables")  # which results_table imports
 
 
 def problems_of(folder: Path, source: str) -> list[str]:
@@ -211,6 +212,16 @@ def test_the_tables_of_the_documents_are_those_of_the_results(document: str) -> 
     assert tool.written(text) == text
     changed = tool.BLOCK.sub(lambda block: block[0].replace(" 0.", " 1.", 1), text)
     assert changed != text == tool.written(changed)
+
+
+@pytest.mark.parametrize("document", [*load("results_table").DOCUMENTS, "ARCHITECTURE.md"])
+def test_no_measured_number_is_typed_by_hand(document: str) -> None:
+    tool, text = load("results_table"), (ROOT / document).read_text()
+    assert tool.typed_numbers(text) == []
+    claim = "of arXiv 2601.08486 with `lr: 0.1`: better by 12.2 or .3, in 9 %"
+    found = tool.typed_numbers(f"{text}\n{claim}")
+    assert [one.rpartition(" ")[2] for one in found[:2]] == ["12.2", ".3"]
+    assert len(found) == 3
 
 
 def test_every_number_of_a_suite_has_its_run() -> None:

@@ -17,11 +17,12 @@ import pytest
 from tether.errors import TetherError
 from tether.metrics.efficiency import Reached, size_reaching
 from tether.metrics.tasks import alike
+from tether.report.format import MISSING
 from tether.report.suite import build_suite_report, suite_context
 from tether.report.suite_curves import efficiency_answers, reach_table
 from tether.report.suite_panels import gain_panels, rank_panels, trade_off_panels
 from tether.report.suite_read import read_results
-from tether.report.suite_tables import error_table, group_tables
+from tether.report.suite_tables import error_table, group_tables, over_tasks_table
 from tether.report.suite_verdict import progress_words, suite_remarks, suite_verdicts
 
 
@@ -130,6 +131,16 @@ def test_too_few_tasks_for_any_p_are_said() -> None:
     assert any("fewer than six" in remark for remark in suite_remarks(few))
     many = _results(_errors(0.88, 1.0, n_tasks=6))
     assert not any("fewer than six" in remark for remark in suite_remarks(many))
+
+
+def test_a_mean_over_few_tasks_has_no_interval() -> None:
+    for n_tasks, certain in ((2, False), (8, True)):
+        results = _results(_errors(0.88, 1.0, n_tasks))
+        (_, *mft) = over_tasks_table(results, "full").rows[-1]
+        assert any("[" in detail for cell in mft for detail in cell.details) is certain
+        assert [cell.text != MISSING for cell in mft[3:5]] == [certain, certain]
+        assert ("interval [" in suite_verdicts(results)[0]) is certain
+        assert ("Large: mean" in trade_off_panels(results, "full")[0].caption) is certain
 
 
 def test_one_task_speaks_for_itself() -> None:

@@ -13,6 +13,7 @@ from tether.report.results import gain_of, subset_label
 from tether.report.suite_curves import curve_targets, curves_of, oracle_of
 from tether.report.suite_figures import Ratios, rank_diagram, ratio_rows, scaling_curves, trade_off
 from tether.report.suite_read import (
+    FEWEST_TASKS,
     named_recipes,
     over_tasks_row,
     questions_of,
@@ -96,7 +97,7 @@ def trade_off_panels(results: Results, reference: str) -> list[Panel]:
                 )
             rows = [over_tasks_row(results, recipe, reference, one) for one in (_INSIDE, subset)]
             # A mean over two of eight tasks has an interval wider than the figure.
-            if names and rows[0] and rows[1] and rows[1]["n_tasks"] == most:
+            if names and rows[0] and rows[1] and rows[1]["n_tasks"] == most >= FEWEST_TASKS:
                 means[recipe] = (_ratios(["mean"], [rows[0]]), _ratios(["mean"], [rows[1]]))
         if tasks:
             panels.append(_trade_off_panel(results, (tasks, means), reference, subset))

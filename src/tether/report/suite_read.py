@@ -35,6 +35,7 @@ _OPTIONAL: dict[str, Any] = {
 }  # fmt: skip
 #: Of fewer tasks, no interval and no test over them is worth reading.
 FEWEST_TASKS = 5
+_UNCERTAIN = ("low", "high", "p_value", "p_holm", "effect_size")
 
 
 @dataclass(frozen=True)
@@ -153,10 +154,14 @@ def run_counts(results: Mapping[str, Any]) -> tuple[int, int]:
 def over_tasks_row(
     results: Results, method: str, reference: str, subset: str
 ) -> dict[str, Any] | None:
-    """How a method compares with a reference over the tasks that both have finished."""
+    """How a method compares with a reference over the tasks that both have finished.
+
+    Of fewer than `FEWEST_TASKS` without interval, p-value and effect size (None).
+    """
     for row in results["over_tasks"]:
         if (row["method"], row["reference"], row["subset"]) == (method, reference, subset):
-            return dict(row)
+            few = row["n_tasks"] < FEWEST_TASKS
+            return {**row, **dict.fromkeys(_UNCERTAIN, None)} if few else dict(row)
     return None
 
 

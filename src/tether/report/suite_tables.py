@@ -94,11 +94,12 @@ def over_tasks_table(results: Results, reference: str) -> Table:
 def _over_cells(row: Mapping[str, Any]) -> list[Cell]:
     percent = float(row["gain_percent"])
     p = format_p(as_number(row["p_holm"])).removeprefix("p ").removeprefix("= ")
+    effect = as_number(row["effect_size"])
     return [
         Cell(format_gain(percent), percent, details=gain_details(row)[1:]),
         Cell(f"{row['n_better']} of {row['n_tasks']}"),
         Cell(p or MISSING, as_number(row["p_holm"])),
-        Cell(f"{row['effect_size']:+.2f}".replace("-", "−"), as_number(row["effect_size"])),
+        Cell(MISSING if effect is None else f"{effect:+.2f}".replace("-", "−"), effect),
     ]
 
 

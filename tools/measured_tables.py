@@ -143,18 +143,32 @@ MEASURED: dict[str, Callable[[dict[str, Any]], str]] = {
 
 
 def runs_table(suites: Sequence[Path]) -> str:
-    """Every finished run of parts of a suite that were done in another way: a row a run."""
+    """Every finished run of suites that choose or explain something: a row a run.
+
+    Validation comes first: that is what choices are made by.
+    """
     rows = []
     for suite in suites:
-        for metrics in sorted(suite.glob("*/runs/*/metrics.json")):
-            errors = {
-                row["subset"]: f"{row['value']:.3g} {row['unit']}"
-                for row in json.loads(metrics.read_text())["rows"]
-                if row["metric"] == "rmse"
+        metric = _metric(suite)
+        for file in sorted(suite.glob("*/runs/*/metrics.json")):
+            metrics = json.loads(file.read_text())
+            known = {
+                (row["subset"], row["metric"]): f"{row['value']:.3g}" for row in metrics["rows"]
             }
-            run, task = metrics.parent.name, metrics.parents[2].name
-            rows.append([suite.name, task, run, errors["test/id"], errors["test/ood"]])
-    return markdown(["suite", "task", "run", "ID RMSE", "OOD RMSE"], rows)
+            errors = [known[subset, metric] for subset in ("val", "test/id", "test/ood")]
+            unit = ", ".join(filter(None, (metric.upper(), metrics["rows"][0]["unit"])))
+            task = f"{file.parents[2].name} ({unit})"
+            forces = metrics.get("forgetting", {}).get("after", {}).get("force_mae")
+            moved = "–" if forces is None else f"{forces:.3f}"
+            rows.append([suite.name, task, file.parent.name, *errors, moved])
+    heads = ["suite", "task", "run", "validation", "ID test", "OOD test", "force MAE"]
+    return markdown(heads, rows)
+
+
+def _metric(suite: Path) -> str:
+    """What a suite is judged by."""
+    results = suite / "results.json"
+    return json.loads(results.read_text())["metric"] if results.exists() else "rmse"
 
 
 def trials_table(sources: Sequence[Path]) -> str:

@@ -32,7 +32,7 @@ def step_table(content: dict[str, Any]) -> str:
     graphs = graph if isinstance(graph, dict) else {"tether": graph}
     rows += [(f"graph of a structure: {name}", f"{ms:.2f} ms") for name, ms in graphs.items()]
     batch = ", ".join(f"{n:,} {name}" for name, n in content.get("batch", {}).items())
-    return markdown(["a batch of " + (batch or "32 molecules"), ""], rows)
+    return markdown([f"a batch of {batch or 'molecules'}", ""], rows)
 
 
 def loader_table(content: dict[str, Any]) -> str:

@@ -4,8 +4,8 @@
 tables go, a document says which files of ``benchmarks/results/`` they are of:
 ``<!-- results: FILE … -->`` up to ``<!-- end of results -->``. A file is the ``summary.json`` of a
 comparison, the ``results.json`` of a suite, the ``collapse.json`` of a measurement, or one that
-`measured_tables` knows; ``FOLDER/*`` is one table of all comparisons in it, ``FOLDER/``
-one of the runs of a suite that has no results file.
+`measured_tables` knows; ``FOLDER/*`` is one table of all comparisons in it, ``FOLDER/`` one
+of a suite's runs, with their validation errors.
 """
 
 from __future__ import annotations

@@ -48,6 +48,8 @@ __all__ = [
 TOLERANCE = 1e-3
 #: Of structures, atoms and pairs in a batch that is compiled; smaller ones are computed plainly.
 SMALLEST_SIZE = 2
+#: See `_own_sizes`. Inductor of torch 2.11 cannot take a slice under it.
+_OBLIVIOUS = {"backed_size_oblivious": True} if torch.__version__ >= "2.13" else {}
 
 
 def find_compiler() -> str:
@@ -220,7 +222,7 @@ class _Compiled:
     parameters: tuple[nn.Parameter, ...]
 
     def __call__(self, tensors: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        with torch.no_grad(), _own_sizes(backed_size_oblivious=True):
+        with torch.no_grad(), _own_sizes(**_OBLIVIOUS):
             loss, *gradients = self.function(*tensors)
         return loss, gradients
 

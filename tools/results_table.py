@@ -120,21 +120,49 @@ def suite_tables(results: dict[str, Any]) -> str:
     ]
     caption = (
         f"{_state(results)} {results['metric'].upper()} ID / OOD, mean over seeds (their number in "
-        "brackets); gain of `mft` over `full` on the seeds of both, with bootstrap intervals over "
+        "brackets); gains over `full` on the seeds of both, with bootstrap intervals over "
         "seeds and structures (over structures alone where there is one seed)."
     )
-    heads = ["task", "clip oracle", *(f"`{name}`" for name in common), "ID gain", "OOD gain"]
+    gains = [(name, s) for name in common if "mft" in name for s in ("test/id", "test/ood")]
+    heads = ["task", "clip oracle", *(f"`{name}`" for name in common)]
+    heads += [f"{subset[5:].upper()} gain of `{name}`" for name, subset in gains]
     rows = [
         [
             f"{task['name']} ({task['unit']})",
             _oracle(task),
             *(_pair(task, name) for name in common),
-            *(_gain(task, "mft", "full", subset) for subset in ("test/id", "test/ood")),
+            *(_gain(task, name, "full", subset) for name, subset in gains),
         ]
         for task in tasks
     ]
     parts = [caption, markdown(heads, rows), *_over_tasks(results), *_other_recipes(tasks, common)]
     return "\n\n".join(parts)
+
+
+def group_tables(results: dict[str, Any]) -> str:
+    """Markdown: a row a data set and recipe, over the folds that all recipes have finished."""
+    caption = (
+        f"{_state(results)} Mean {results['metric'].upper()} over folds and seeds, and OOD gains, "
+        "with hierarchical bootstrap intervals; of the folds that every recipe has finished."
+    )
+    found = {(r["group"], r["recipe"], r["subset"]): r for r in results["groups"]}
+    over = list(dict.fromkeys(one for row in results["groups"] for one in row["gains"]))
+    heads = ["data set", "recipe", "folds", "ID", "OOD", *(f"OOD gain over `{n}`" for n in over)]
+    rows = []
+    for group, name in dict.fromkeys((group, name) for group, name, _ in found):
+        inside, outside = (found[group, name, subset] for subset in ("test/id", "test/ood"))
+        gains = [outside["gains"].get(one) for one in over]
+        rows.append(
+            [
+                *(group, f"`{name}`", str(outside["n_folds"])),
+                *(f"{r['value']:.3g} [{r['low']:.3g}, {r['high']:.3g}]" for r in (inside, outside)),
+                *(
+                    f"{g['percent']:+.1f} % [{g['low']:+.1f}, {g['high']:+.1f}]" if g else "–"
+                    for g in gains
+                ),
+            ]
+        )
+    return f"{caption}\n\n{markdown(heads, rows)}"
 
 
 def recipe_tables(results: dict[str, Any]) -> str:
@@ -282,6 +310,8 @@ def tables(content: dict[str, Any]) -> str:
         return collapse_table(content)
     if "tasks" not in content:
         return table(content)
+    if content["groups"]:
+        return group_tables(content)
     has_mft = any("mft" in task["steps"] for task in content["tasks"])
     return suite_tables(content) if has_mft else recipe_tables(content)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -194,13 +195,27 @@ def test_folds_are_judged_where_all_recipes_have_finished(done: tuple[str, Path]
         for row in results["groups"]
         if (row["group"], row["subset"]) == ("x", "test/ood")
     }
-    assert {name: row["n_folds"] for name, row in rows.items()} == {
-        "scratch": 1, "full": 1, "strong": 1,
-    }  # fmt: skip
-    value = np.mean([row["value"] for row in _seed_rows(results["tasks"][0], "strong")])
-    assert rows["strong"]["value"] == pytest.approx(value)
-    gain = rows["strong"]["gains"]["full"]["percent"]
-    assert gain == pytest.approx(100 * (1 - value / rows["full"]["value"]))
+    # `strong` is asked for on one fold alone, and takes nothing from the others.
+    assert {name: row["n_folds"] for name, row in rows.items()} == {"scratch": 2, "full": 2}
+    values = {
+        name: np.mean([row["value"] for task in results["tasks"] for row in _seed_rows(task, name)])
+        for name in rows
+    }
+    assert rows["full"]["value"] == pytest.approx(values["full"])
+    gain = rows["full"]["gains"]["scratch"]["percent"]
+    assert gain == pytest.approx(100 * (1 - values["full"] / values["scratch"]))
+
+
+def test_a_fold_that_a_recipe_has_not_finished_is_left_out(
+    done: tuple[str, Path], tmp_path: Path
+) -> None:
+    path, out = done
+    copy = tmp_path / "half"
+    shutil.copytree(out, copy)
+    for seed in (0, 1):
+        shutil.rmtree(copy / "b" / "runs" / f"full-s{seed}")
+    rows = suite_results(load_suite(path, out=copy))["groups"]
+    assert {(row["recipe"], row["n_folds"]) for row in rows} == {("scratch", 1), ("full", 1)}
 
 
 def test_curves_follow_the_axis(done: tuple[str, Path]) -> None:

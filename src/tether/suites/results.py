@@ -231,7 +231,10 @@ def _curves(axis: str, entries: Sequence[Mapping[str, Any]]) -> list[dict[str, A
 
 
 def _groups(suite: Suite, references: Sequence[str]) -> list[dict[str, Any]]:
-    """Folds of one data set together: errors and gains with hierarchical intervals."""
+    """Folds of one data set together: errors and gains with hierarchical intervals.
+
+    Of the recipes that every fold asks for: one of a single fold would leave the others that fold.
+    """
     assert suite.groups is not None
     by_group: dict[str, list[Task]] = defaultdict(list)
     for task in suite.tasks:
@@ -239,7 +242,9 @@ def _groups(suite: Suite, references: Sequence[str]) -> list[dict[str, Any]]:
     rows = []
     for group, tasks in by_group.items():
         folds = [_fold_errors(task) for task in tasks]
-        names = list(dict.fromkeys(name for fold in folds for name, _ in fold))
+        started = {name for fold in folds for name, _ in fold}
+        asked = [set(task.config.methods()) & started for task in tasks]
+        names = [name for name in tasks[0].config.methods() if all(name in one for one in asked)]
         keys = dict.fromkeys(key for fold in folds for run in fold.values() for key in run)
         for target, subset in (key for key in keys if key[1].startswith("test/")):
             errors = [_common_seeds(fold, names, (target, subset)) for fold in folds]

@@ -33,6 +33,7 @@ from tether.movement.lora import merge
 from tether.run import Run, environment
 from tether.serialization import load_tensors, read_json, write_json
 from tether.training.compiled import find_compiler
+from tether.training.device import device_name
 from tether.training.engine import Validation, train
 from tether.training.ranks import join_ranks
 from tether.training.wise import backbone_weights, interpolate
@@ -241,7 +242,7 @@ def _claim(
         write_text(run.config, config.to_yaml())
     if not run.is_complete and not run.split.exists():
         ready.data.split.to_json(run.split)
-        write_json(run.provenance, {**_provenance(ready), "device": str(device)})
+        write_json(run.provenance, {**_provenance(ready), "device": device_name(device)})
     return run.is_complete
 
 

@@ -20,6 +20,7 @@ from tether.run import Run
 from tether.serialization import load_tensors, write_json
 from tether.tasks.denoising import DenoisingTask
 from tether.tasks.forcefield import ForceFieldTask
+from tether.training.device import device_name
 from tether.training.engine import Validation, train
 from tether.training.ranks import Ranks, join_ranks
 
@@ -142,7 +143,7 @@ def _claim(run: Run, ready: Prepared, request: PretrainRequest, device: torch.de
     """Take the folder; whether the run in it is complete."""
     run.claim(request.identity())
     if not run.provenance.exists():
-        write_json(run.provenance, {**ready.provenance(), "device": str(device)})
+        write_json(run.provenance, {**ready.provenance(), "device": device_name(device)})
     return run.is_complete
 
 

@@ -20,10 +20,16 @@ from tether.run import Run
 from tether.serialization import read_json
 from tether.structures import from_ase
 from tether.testing.tiny import TinyBackbone
-from tether.training.device import find_device
+from tether.training.device import device_name, find_device
 from tether.training.settings import TrainingSettings
 
 TINY = BackboneChoice("tiny", {"n_features": 16})
+
+
+def test_an_accelerator_is_named_by_its_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"card {device.index}")
+    assert device_name(torch.device("cuda:1")) == "cuda:1 (card 1)"
+    assert device_name(torch.device("cpu")) == "cpu"
 
 
 def test_a_device_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

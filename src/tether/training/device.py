@@ -6,7 +6,7 @@ import torch
 
 from tether.errors import TetherError
 
-__all__ = ["find_device"]
+__all__ = ["device_name", "find_device"]
 
 
 def find_device(name: str) -> torch.device:
@@ -49,3 +49,21 @@ def find_device(name: str) -> torch.device:
             fix="set training.device=cpu, or install a torch that was built for CUDA",
         )
     return device
+
+
+def device_name(device: torch.device) -> str:
+    """What provenance says of a device.
+
+    Parameters
+    ----------
+    device : torch.device
+        From `find_device`.
+
+    Returns
+    -------
+    str
+        As torch calls it, with the model of an accelerator: ``cuda (NVIDIA H100 80GB HBM3)``.
+    """
+    return (
+        f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+    )

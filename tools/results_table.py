@@ -152,14 +152,12 @@ def group_tables(results: dict[str, Any]) -> str:
     for group, name in dict.fromkeys((group, name) for group, name, _ in found):
         inside, outside = (found[group, name, subset] for subset in ("test/id", "test/ood"))
         gains = [outside["gains"].get(one) for one in over]
+        shown = [_percent({**g, "gain_percent": g["percent"]}) if g else "–" for g in gains]
         rows.append(
             [
                 *(group, f"`{name}`", str(outside["n_folds"])),
                 *(f"{r['value']:.3g} [{r['low']:.3g}, {r['high']:.3g}]" for r in (inside, outside)),
-                *(
-                    f"{g['percent']:+.1f} % [{g['low']:+.1f}, {g['high']:+.1f}]" if g else "–"
-                    for g in gains
-                ),
+                *shown,
             ]
         )
     return f"{caption}\n\n{markdown(heads, rows)}"

@@ -242,9 +242,9 @@ def _groups(suite: Suite, references: Sequence[str]) -> list[dict[str, Any]]:
     rows = []
     for group, tasks in by_group.items():
         folds = [_fold_errors(task) for task in tasks]
-        started = {name for fold in folds for name, _ in fold}
-        asked = [set(task.config.methods()) & started for task in tasks]
-        names = [name for name in tasks[0].config.methods() if all(name in one for one in asked)]
+        asked = set.intersection(*(set(task.config.methods()) for task in tasks))
+        started = dict.fromkeys(name for fold in folds for name, _ in fold)
+        names = [name for name in started if name in asked]
         keys = dict.fromkeys(key for fold in folds for run in fold.values() for key in run)
         for target, subset in (key for key in keys if key[1].startswith("test/")):
             errors = [_common_seeds(fold, names, (target, subset)) for fold in folds]

@@ -139,7 +139,7 @@ def test_reproducible_and_independent_of_memory_chunks(monkeypatch: pytest.Monke
     assert whole != bootstrap_interval(errors, seed=1)
     monkeypatch.setattr("tether.metrics.resampling._CHUNK", 700)
     chunked = bootstrap_interval(errors)
-    assert chunked.low == pytest.approx(whole.low, rel=0.05)
+    assert chunked.low == pytest.approx(whole.low, rel=1e-12)
     assert chunked.value == whole.value
 
 

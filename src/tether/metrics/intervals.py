@@ -11,10 +11,10 @@ from tether.errors import TetherError
 from tether.metrics.resampling import (
     Statistic,
     check_settings,
+    drawn_means,
     exchange_test,
     losses_of,
     percentiles,
-    row_draws,
     statistic_of,
     unit_weights,
 )
@@ -161,13 +161,9 @@ def seed_pooled_interval(
     losses = losses_of(errors_by_seed, statistic, "errors_by_seed")
     check_settings(n_resamples, level)
     generator = np.random.default_rng(seed)
-    draws = np.empty(n_resamples)
-    done = 0
-    for chosen in row_draws(generator, losses.shape[1], n_resamples, len(losses)):
-        by_seed = statistic_of(losses[:, chosen].mean(axis=2), statistic)
-        weights = unit_weights(generator, len(losses), len(chosen))
-        draws[done : done + len(chosen)] = np.einsum("bs,sb->b", weights, by_seed)
-        done += len(chosen)
+    (means,) = drawn_means(generator, [losses], n_resamples)
+    weights = unit_weights(generator, len(losses), n_resamples)
+    draws = np.einsum("bs,sb->b", weights, statistic_of(means, statistic))
     low, high = percentiles(draws, level)
     return Interval(float(statistic_of(losses.mean(axis=1), statistic).mean()), low, high)
 
@@ -250,20 +246,18 @@ def _gain_draws(
     seed: int,
 ) -> NDArray[np.float64]:
     generator = np.random.default_rng(seed)
-    draws = np.empty(n_resamples)
-    done = 0
-    for chosen in row_draws(generator, a.shape[1], n_resamples, len(a) + len(b)):
-        weights_a = unit_weights(generator, len(a), len(chosen))
-        weights_b = weights_a
-        if len(a) != len(b):
-            weights_b = unit_weights(generator, len(b), len(chosen))
-        by_seed = (statistic_of(losses[:, chosen].mean(axis=2), statistic) for losses in (a, b))
-        mean_a, mean_b = (
-            np.einsum("bs,sb->b", weights, values)
-            for weights, values in zip((weights_a, weights_b), by_seed, strict=True)
-        )
-        # A resample in which the reference is faultless says nothing finite; 0/0 is no gain.
-        ratio = np.divide(mean_a, mean_b, out=np.ones_like(mean_a), where=mean_b > 0)
-        draws[done : done + len(chosen)] = 100 * (1 - ratio)
-        done += len(chosen)
-    return draws
+    by_seed = [
+        statistic_of(means, statistic) for means in drawn_means(generator, [a, b], n_resamples)
+    ]
+    weights_a = unit_weights(generator, len(a), n_resamples)
+    weights_b = weights_a
+    if len(a) != len(b):
+        weights_b = unit_weights(generator, len(b), n_resamples)
+    mean_a, mean_b = (
+        np.einsum("bs,sb->b", weights, values)
+        for weights, values in zip((weights_a, weights_b), by_seed, strict=True)
+    )
+    # A resample in which the reference is faultless says nothing finite; 0/0 is no gain.
+    gain = np.zeros(n_resamples)
+    np.divide(100 * (mean_b - mean_a), mean_b, out=gain, where=mean_b > 0)
+    return gain

@@ -15,6 +15,7 @@ from tether.data.loader import GraphStream
 from tether.evaluation import forcefield_errors
 from tether.inputs import BackboneChoice
 from tether.movement.full import Full
+from tether.pretrain_config import PretrainConfig
 from tether.pretrain_parts import PretrainRequest, build_balance, origin, prepare_pretraining
 from tether.run import Run
 from tether.serialization import load_tensors, write_json
@@ -142,6 +143,17 @@ def check_pretraining(
 def _claim(run: Run, ready: Prepared, request: PretrainRequest, device: torch.device) -> bool:
     """Take the folder; whether the run in it is complete."""
     run.claim(request.identity())
+    if not run.config.exists():
+        config = PretrainConfig.of_run(
+            request.inputs,
+            request.objective,
+            request.settings,
+            seed=request.seed,
+            backbone=request.backbone,
+            weights=request.weights,
+            licence=request.licence,
+        )
+        write_text(run.config, config.to_yaml())
     if not run.provenance.exists():
         write_json(run.provenance, {**ready.provenance(), "device": device_name(device)})
     return run.is_complete

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -51,6 +52,42 @@ class PretrainConfig(Closed):
     training: dict[str, Any] = Field(default_factory=dict)
     licence: str = "unspecified"
     seed: int = Field(default=0, ge=0)
+
+    @classmethod
+    def of_run(
+        cls,
+        inputs: PretrainInputs,
+        objective: Objective,
+        settings: TrainingSettings,
+        *,
+        seed: int,
+        backbone: BackboneChoice,
+        weights: Literal["random", "pretrained"],
+        licence: str,
+    ) -> PretrainConfig:
+        """The configuration that plain arguments ask for, see `tether.pretrain.pretrain`.
+
+        Parameters
+        ----------
+        inputs, objective, settings, seed, backbone, weights, licence
+            As for `pretrain`.
+
+        Returns
+        -------
+        PretrainConfig
+            Whose methods give them back.
+        """
+        training = asdict(settings)
+        training["steps"] = training.pop("property_steps")
+        return cls(
+            **asdict(inputs),
+            backbone=BackboneConfig(name=backbone.name, options=backbone.options or {}),
+            weights=weights,
+            objective=asdict(objective),
+            training=training,
+            licence=licence,
+            seed=seed,
+        )
 
     def inputs(self) -> PretrainInputs:
         """What is read."""

@@ -105,6 +105,9 @@ def test_a_killed_run_continues_to_the_same_bits(workspace: Any, tmp_path: Path)
 
     with pytest.raises(KeyboardInterrupt):
         run(workspace, tmp_path / "killed", objective, report=kill)
+    written = load_pretrain_config(tmp_path / "killed" / "config.yaml")
+    assert (written.checked_objective(), written.settings()) == (objective, SETTINGS)
+    assert written.inputs().datasets == (DataSet(workspace.auxiliary),)
     again = run(workspace, tmp_path / "killed", objective)
     first, second = load_tensors(whole.weights), load_tensors(again.weights)
     assert all(torch.equal(first[name], second[name]) for name in first)

@@ -28,7 +28,6 @@ def pretrain_command(
     dry_run: DryRunOption = False,
 ) -> None:
     """Pretrain a backbone by denoising, force field or both; run it again and it continues."""
-    from tether.atomic import write_text
     from tether.cli.progress import step_progress
     from tether.pretrain import check_pretraining, pretrain
     from tether.pretrain_config import load_pretrain_config
@@ -55,7 +54,6 @@ def pretrain_command(
         run = pretrain(inputs, objective, settings, report=lambda p: advance(p.step), **arguments)
     if rank() > 0:
         return
-    write_text(run.config, loaded.to_yaml())
     metrics = read_json(run.metrics)
     if as_json:
         typer.echo(json.dumps(metrics))

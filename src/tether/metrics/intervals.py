@@ -246,16 +246,11 @@ def _gain_draws(
     seed: int,
 ) -> NDArray[np.float64]:
     generator = np.random.default_rng(seed)
-    by_seed = [
-        statistic_of(means, statistic) for means in drawn_means(generator, [a, b], n_resamples)
-    ]
-    weights_a = unit_weights(generator, len(a), n_resamples)
-    weights_b = weights_a
-    if len(a) != len(b):
-        weights_b = unit_weights(generator, len(b), n_resamples)
+    drawn = drawn_means(generator, [a, b], n_resamples)
+    weights = {n: unit_weights(generator, n, n_resamples) for n in dict.fromkeys((len(a), len(b)))}
     mean_a, mean_b = (
-        np.einsum("bs,sb->b", weights, values)
-        for weights, values in zip((weights_a, weights_b), by_seed, strict=True)
+        np.einsum("bs,sb->b", weights[len(means)], statistic_of(means, statistic))
+        for means in drawn
     )
     # A resample in which the reference is faultless says nothing finite; 0/0 is no gain.
     gain = np.zeros(n_resamples)

@@ -19,6 +19,7 @@ __all__ = [
 ]
 
 MISSING = "—"
+_MINUS = "−"
 _MAX_DECIMALS = 8
 
 
@@ -67,14 +68,15 @@ def format_quantity(value: float | None, decimals: int) -> str:
 
     Examples
     --------
-    >>> format_quantity(1234.5, 1), format_quantity(None, 2)
-    ('1,234.5', '—')
+    >>> format_quantity(1234.5, 1), format_quantity(-0.25, 2), format_quantity(None, 2)
+    ('1,234.5', '−0.25', '—')
     """
     if value is None or not math.isfinite(value):
         return MISSING
+    sign = _MINUS if value < 0 else ""
     if value != 0 and abs(value) < 0.5 * 10**-decimals:
-        return f"{value:.2e}"
-    return f"{value:,.{decimals}f}"
+        return f"{sign}{abs(value):.2e}"
+    return f"{sign}{abs(value):,.{decimals}f}"
 
 
 def format_interval(low: float | None, high: float | None, decimals: int) -> str:
@@ -103,7 +105,7 @@ def format_gain(percent: float | None) -> str:
     text = f"{abs(percent):.1f}"
     if float(text) == 0:
         return text
-    return ("+" if percent > 0 else "−") + text
+    return ("+" if percent > 0 else _MINUS) + text
 
 
 def format_p(p_value: float | None) -> str:

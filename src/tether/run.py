@@ -180,15 +180,23 @@ def environment() -> dict[str, Any]:
     Returns
     -------
     dict
-        Python, platform, and the version of each package that may matter.
+        Python, platform, the widest vector instructions that torch uses (with others, the last bits
+        of floats differ), and the version of each package that may matter.
     """
+    from torch.backends.cpu import get_cpu_capability  # with torch, which takes seconds to import
+
     versions: dict[str, str | None] = {}
     for package in _PACKAGES:
         try:
             versions[package] = version(package)
         except PackageNotFoundError:
             versions[package] = None
-    return {"python": platform.python_version(), "platform": platform.platform(), **versions}
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": get_cpu_capability(),
+        **versions,
+    }
 
 
 def identity_of(instance: DataclassInstance, *, first: Collection[str]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from tether.errors import TetherError
 from tether.run import Run, environment
@@ -69,3 +70,4 @@ def test_environment_names_what_may_matter() -> None:
     found = environment()
     assert {"python", "platform", "torch", "tether", "vesin"} <= found.keys()
     assert found["torch"]
+    assert found["cpu"] == torch.backends.cpu.get_cpu_capability()

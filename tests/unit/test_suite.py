@@ -91,6 +91,18 @@ def test_a_part_of_a_suite(workspace: Any, tmp_path: Path) -> None:
     assert len(load_suite(path, out=tmp_path, tasks=["b"]).tasks) == 1
 
 
+@pytest.mark.parametrize(("shared", "read"), [("", "b"), (" --avoid {out}/a/split.json", "ab")])
+def test_a_part_makes_the_data_that_it_reads(
+    workspace: Any, tmp_path: Path, shared: str, read: str
+) -> None:
+    content = _content(workspace)
+    common = f"split {workspace.store} --method random --out {{out}}/common.json{shared}"
+    content["stages"] += [common, f"label {workspace.store} --size {{size}} --out {{task}}.arrow"]
+    suite = load_suite(_write(tmp_path, content), out=Path("o"), tasks=["b"])
+    splits = [f"o/{task}/split.json" for task in read]
+    assert [str(stage.out) for stage in suite.stages] == [*splits, "o/common.json", "b.arrow"]
+
+
 @pytest.mark.parametrize(
     ("change", "arguments", "message"),
     [

@@ -220,8 +220,7 @@ def load_suite(
             for task, config in configs.items()
             if config.methods()  # not every task has every recipe
         ),
-        # A stage may read what a stage of another task wrote, so none is left out.
-        stages=tuple(_stages(content.stages, values)),
+        stages=tuple(_needed(content.stages, values, wanted)),
         out=out,
     )
 
@@ -289,6 +288,19 @@ def _stages(templates: Sequence[str], values: Mapping[str, Mapping[str, Any]]) -
     """Each template for each task, stage by stage; commands that come out the same stand once."""
     commands = [_filled(text, given) for text in templates for given in values.values()]
     return [_stage(command) for command in dict.fromkeys(commands)]
+
+
+def _needed(
+    templates: Sequence[str], values: Mapping[str, Mapping[str, Any]], wanted: Sequence[str]
+) -> list[Stage]:
+    """Stages of the wanted tasks, and those of other tasks whose result one of them reads."""
+    own = _stages(templates, {task: values[task] for task in wanted})
+    needed: list[Stage] = []
+    for stage in reversed(_stages(templates, values)):
+        read = (text for later in needed for text in later.arguments)
+        if stage in own or any(str(stage.out) in text for text in read):
+            needed.append(stage)
+    return needed[::-1]
 
 
 def _stage(command: str) -> Stage:

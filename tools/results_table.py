@@ -3,9 +3,9 @@
 ``python tools/results_table.py [DOCUMENT …]``, by default every one that has results. Where the
 tables go, a document says which files of ``benchmarks/results/`` they are of:
 ``<!-- results: FILE … -->`` up to ``<!-- end of results -->``. A file is the ``summary.json`` of a
-comparison, the ``results.json`` of a suite, the ``collapse.json`` of a measurement, or one that
-`measured_tables` knows; ``FOLDER/*`` is one table of all comparisons in it, ``FOLDER/`` one
-of a suite's runs, with their validation errors.
+comparison, the ``results.json`` of a suite (with ``:gains``, one short table of it), the
+``collapse.json`` of a measurement, or one that `measured_tables` knows; ``FOLDER/*`` is one table
+of all comparisons in it, ``FOLDER/`` one of a suite's runs, with their validation errors.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from measured_tables import MEASURED, markdown, runs_table, trials_table
-
-from tether.report.suite_read import FEWEST_TASKS, run_counts
+from suite_tables import gains_table, group_tables, percent, recipe_tables, suite_tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -65,7 +64,7 @@ def table(summary: dict[str, Any]) -> str:
         found = [g for g in summary["gains"] if tuple(g[k] for k in names) == key]
         if not found:
             return "–"
-        return _percent(found[0])
+        return percent(found[0])
 
     def forces(recipe: str) -> str:
         rows = [f for f in summary["forgetting"] if f["recipe"] == recipe]
@@ -105,93 +104,6 @@ def table(summary: dict[str, Any]) -> str:
     return "\n\n".join([caption, markdown(heads, rows), last])
 
 
-def _percent(gain: dict[str, Any]) -> str:
-    return f"{gain['gain_percent']:+.1f} % [{gain['low']:+.1f}, {gain['high']:+.1f}]"
-
-
-def suite_tables(results: dict[str, Any]) -> str:
-    """Markdown: a row a task with the recipes that all tasks ask for, then the others' gains."""
-    tasks = [task for task in results["tasks"] if task["rows"]]
-    run = {row["recipe"] for task in tasks for row in task["rows"]}
-    common = [
-        name
-        for name in tasks[0]["steps"]
-        if name in run and all(name in task["steps"] for task in results["tasks"])
-    ]
-    caption = (
-        f"{_state(results)} {results['metric'].upper()} ID / OOD, mean over seeds (their number in "
-        "brackets); gains over `full` on the seeds of both, with bootstrap intervals over "
-        "seeds and structures (over structures alone where there is one seed)."
-    )
-    gains = [(name, s) for name in common if "mft" in name for s in ("test/id", "test/ood")]
-    heads = ["task", "clip oracle", *(f"`{name}`" for name in common)]
-    heads += [f"{subset[5:].upper()} gain of `{name}`" for name, subset in gains]
-    rows = [
-        [
-            f"{task['name']} ({task['unit']})",
-            _oracle(task),
-            *(_pair(task, name) for name in common),
-            *(_gain(task, name, "full", subset) for name, subset in gains),
-        ]
-        for task in tasks
-    ]
-    parts = [caption, markdown(heads, rows), *_over_tasks(results), *_other_recipes(tasks, common)]
-    return "\n\n".join(parts)
-
-
-def group_tables(results: dict[str, Any]) -> str:
-    """Markdown: a row a data set and recipe, over the folds that all recipes have finished."""
-    caption = (
-        f"{_state(results)} Mean {results['metric'].upper()} over folds and seeds, and OOD gains, "
-        "with hierarchical bootstrap intervals; of the folds that every recipe has finished."
-    )
-    found = {(r["group"], r["recipe"], r["subset"]): r for r in results["groups"]}
-    over = list(dict.fromkeys(one for row in results["groups"] for one in row["gains"]))
-    heads = ["data set", "recipe", "folds", "ID", "OOD", *(f"OOD gain over `{n}`" for n in over)]
-    rows = []
-    for group, name in dict.fromkeys((group, name) for group, name, _ in found):
-        inside, outside = (found[group, name, subset] for subset in ("test/id", "test/ood"))
-        gains = [outside["gains"].get(one) for one in over]
-        shown = [_percent({**g, "gain_percent": g["percent"]}) if g else "–" for g in gains]
-        rows.append(
-            [
-                *(group, f"`{name}`", str(outside["n_folds"])),
-                *(f"{r['value']:.3g} [{r['low']:.3g}, {r['high']:.3g}]" for r in (inside, outside)),
-                *shown,
-            ]
-        )
-    return f"{caption}\n\n{markdown(heads, rows)}"
-
-
-def recipe_tables(results: dict[str, Any]) -> str:
-    """Markdown: a row a recipe, for a suite of few tasks; gains over each of its references."""
-    tasks = [task for task in results["tasks"] if task["rows"]]
-    names = list(dict.fromkeys(row["recipe"] for task in tasks for row in task["rows"]))
-    over = list(dict.fromkeys(gain["reference"] for task in tasks for gain in task["gains"]))
-    caption = (
-        f"{_state(results)} {results['metric'].upper()} ID / OOD, mean over seeds (their number in "
-        "brackets); OOD gains on the seeds of both, with bootstrap intervals over seeds and "
-        "structures; force MAE on held-out geometries after adaptation, in eV/Å, mean over all."
-    )
-    heads = ["recipe"]
-    for task in tasks:
-        heads += [f"{task['name']} ({task['unit']})", *(f"OOD gain over `{one}`" for one in over)]
-    rows = []
-    for name in names:
-        cells = [f"`{name}`"]
-        for task in tasks:
-            gains = (_gain(task, name, one, "test/ood") for one in over)
-            cells += [_pair(task, name), *gains]
-        forces = [
-            found["force_mae_after"]
-            for task in tasks
-            for found in task["forgetting"]
-            if found["recipe"] == name
-        ]
-        rows.append([*cells, f"{sum(forces) / len(forces):.3f}" if forces else "–"])
-    return f"{caption}\n\n{markdown([*heads, 'force MAE'], rows)}"
-
-
 def collapse_table(content: dict[str, Any]) -> str:
     """Markdown: a row a measure of the last layer's atoms, a column a recipe."""
     shown = [
@@ -228,80 +140,6 @@ def _null(found: Iterable[dict[str, Any]], form: str) -> str:
     return f"{min(known):{form}} to {max(known):{form}}" if known else "–"
 
 
-def _state(results: dict[str, Any]) -> str:
-    n_done, n_runs = run_counts(results)
-    return f"{results['name']}: {results['summary']}. {n_done} of {n_runs} runs are done."
-
-
-def _pair(task: dict[str, Any], recipe: str) -> str:
-    found = {row["subset"]: row["value"] for row in task["rows"] if row["recipe"] == recipe}
-    if not found:
-        return "–"
-    seeds = {row["seed"] for row in task["seed_rows"] if row["recipe"] == recipe}
-    return f"{found['test/id']:.3g} / {found['test/ood']:.3g} ({len(seeds)})"
-
-
-def _gain(task: dict[str, Any], recipe: str, reference: str, subset: str) -> str:
-    key = (recipe, reference, subset)
-    found = [g for g in task["gains"] if (g["recipe"], g["reference"], g["subset"]) == key]
-    if not found:
-        return "–"
-    return _percent(found[0])
-
-
-def _oracle(task: dict[str, Any]) -> str:
-    key = ("clip oracle", "test/ood")
-    found = [r["value"] for r in task["reference_lines"] if (r["name"], r["subset"]) == key]
-    return f"{found[0]:.3g}" if found else "–"
-
-
-def _over_tasks(results: dict[str, Any]) -> list[str]:
-    """Mean gains over the tasks that both have run: a row a recipe, nothing where nothing has."""
-    found = {(r["method"], r["reference"], r["subset"]): r for r in results["over_tasks"]}
-    methods = list(dict.fromkeys(method for method, _, _ in found))
-    asked = [
-        (reference, subset)
-        for reference in dict.fromkeys(reference for _, reference, _ in found)
-        for subset in ("test/id", "test/ood")
-    ]
-    if not methods:
-        return []
-    heads = [f"{subset[5:].upper()} gain over `{reference}`" for reference, subset in asked]
-    rows = [
-        [f"`{method}`", *(_over_cell(found.get((method, *query))) for query in asked)]
-        for method in methods
-    ]
-    caption = (
-        "Over the tasks that both have run: mean gain (from the geometric mean of the ratios, "
-        "interval by Student's t), on how many it is better, p by Wilcoxon's test and Holm."
-    )
-    return [caption, markdown(["recipe", *heads], rows)]
-
-
-def _over_cell(row: dict[str, Any] | None) -> str:
-    if row is None:
-        return "–"
-    better = f"better on {row['n_better']} of {row['n_tasks']}"
-    if row["n_tasks"] < FEWEST_TASKS:  # no interval, and no test, worth reading
-        return better
-    return f"{_percent(row)}, {better}, p {row['p_holm']:.2g}"
-
-
-def _other_recipes(tasks: list[dict[str, Any]], common: list[str]) -> list[str]:
-    some = [task for task in tasks if set(task["steps"]) - set(common)]
-    done = {row["recipe"] for task in some for row in task["rows"]}
-    names = [name for name in (some[0]["steps"] if some else ()) if name in done - set(common)]
-    if not names:
-        return []
-    subsets = ("test/id", "test/ood")
-    heads = [f"{task['name']}, {subset[5:].upper()} gain" for task in some for subset in subsets]
-    rows = [
-        [f"`{name}`", *(_gain(task, name, "full", subset) for task in some for subset in subsets)]
-        for name in names
-    ]
-    return ["The other recipes, gain over `full`:", markdown(["recipe", *heads], rows)]
-
-
 def tables(content: dict[str, Any]) -> str:
     """Tables of a comparison's summary, a suite's results or a measurement of collapse."""
     if "pooled" in content:
@@ -325,8 +163,12 @@ def _of(names: list[str]) -> Iterable[str]:
         yield runs_table([results / name for name in names])
         return
     for name in names:
-        content = json.loads((results / name).read_text())
-        yield MEASURED[name](content) if name in MEASURED else tables(content)
+        file, _, form = name.partition(":")
+        content = json.loads((results / file).read_text())
+        if form:
+            yield {"gains": gains_table}[form](content)
+        else:
+            yield MEASURED[name](content) if name in MEASURED else tables(content)
 
 
 def written(text: str) -> str:

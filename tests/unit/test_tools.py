@@ -52,7 +52,8 @@ def load(name: str, folder: str = "tools") -> ModuleType:
 
 
 figures, lock = load("figures"), load("lock")
-load("measured_tables")  # which results_table imports
+for imported in ("measured_tables", "suite_tables"):  # by results_table
+    load(imported)
 
 
 def problems_of(folder: Path, source: str) -> list[str]:

@@ -1,0 +1,230 @@
+"""Markdown tables of a suite's ``results.json``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from measured_tables import markdown
+
+from tether.report.suite_read import FEWEST_TASKS, run_counts
+
+
+def suite_tables(results: dict[str, Any]) -> str:
+    """Markdown: a row a task with the recipes that all tasks ask for, then the others' gains."""
+    tasks = [task for task in results["tasks"] if task["rows"]]
+    run = {row["recipe"] for task in tasks for row in task["rows"]}
+    common = [
+        name
+        for name in tasks[0]["steps"]
+        if name in run and all(name in task["steps"] for task in results["tasks"])
+    ]
+    caption = (
+        f"{_state(results)} {results['metric'].upper()} ID / OOD, mean over seeds (their number in "
+        "brackets); gains over `full` on the seeds of both, with bootstrap intervals over "
+        "seeds and structures (over structures alone where there is one seed)."
+    )
+    gains = [(name, s) for name in common if "mft" in name for s in ("test/id", "test/ood")]
+    heads = ["task", "clip oracle", *(f"`{name}`" for name in common)]
+    heads += [f"{subset[5:].upper()} gain of `{name}`" for name, subset in gains]
+    rows = [
+        [
+            f"{task['name']} ({task['unit']})",
+            _oracle(task),
+            *(_pair(task, name) for name in common),
+            *(_gain(task, name, "full", subset) for name, subset in gains),
+        ]
+        for task in tasks
+    ]
+    parts = [caption, markdown(heads, rows), *_over_tasks(results), *_other_recipes(tasks, common)]
+    return "\n\n".join(parts)
+
+
+def gains_table(results: dict[str, Any]) -> str:
+    """Markdown: a row a task, or data set of folds: four recipes, gains of `mft` and their mean."""
+    recipes, subsets = ("scratch", "probe", "full", "mft"), ("test/id", "test/ood")
+    caption = (
+        f"{_state(results)} {results['metric'].upper()} ID / OOD, means over "
+        f"{'folds and seeds' if results['groups'] else 'seeds (their number in brackets)'}; gains "
+        "of `mft` with 95 % intervals; last, the force MAE in eV/Å on held-out geometries after "
+        "`full` / after `mft`."
+    )
+    heads = [*(f"`{name}`" for name in recipes)]
+    heads += ["ID gain over `full`", "OOD gain over `full`", "OOD gain over `scratch`", "forces"]
+    tasks = [task for task in results["tasks"] if task["rows"]]
+    asked = [("full", "test/id"), ("full", "test/ood"), ("scratch", "test/ood")]
+    if found := {(r["group"], r["recipe"], r["subset"]): r for r in results["groups"]}:
+        rows = [
+            [
+                group,
+                *(
+                    " / ".join(f"{found[group, name, subset]['value']:.3g}" for subset in subsets)
+                    for name in recipes
+                ),
+                *(_fold_gain(found[group, "mft", subset], one) for one, subset in asked),
+                _forces([task for task in tasks if group in task["values"].values()]),
+            ]
+            for group in dict.fromkeys(group for group, _, _ in found)
+        ]
+        return f"{caption}\n\n{markdown(['data set', *heads], rows)}"
+    rows = [
+        [
+            f"{task['name']} ({task['unit']})",
+            *(_pair(task, name) for name in recipes),
+            *(_gain(task, "mft", one, subset) for one, subset in asked),
+            _forces([task]),
+        ]
+        for task in tasks
+    ]
+    over = {(r["method"], r["reference"], r["subset"]): r for r in results["over_tasks"]}
+    means = (over["mft", one, subset] for one, subset in asked)
+    rows.append(["**mean**", *("" for _ in recipes), *(f"**{percent(r)}**" for r in means), ""])
+    return f"{caption}\n\n{markdown(['task', *heads], rows)}"
+
+
+def _forces(tasks: list[dict[str, Any]]) -> str:
+    """Mean force error after full and after multi-task fine-tuning."""
+    after = (
+        [
+            found["force_mae_after"]
+            for task in tasks
+            for found in task["forgetting"]
+            if found["recipe"] == recipe
+        ]
+        for recipe in ("full", "mft")
+    )
+    return " / ".join(f"{sum(errors) / len(errors):.2g}" for errors in after)
+
+
+def _fold_gain(row: dict[str, Any], reference: str) -> str:
+    gain = row["gains"].get(reference)
+    return percent({**gain, "gain_percent": gain["percent"]}) if gain else "–"
+
+
+def group_tables(results: dict[str, Any]) -> str:
+    """Markdown: a row a data set and recipe, over the folds that all recipes have finished."""
+    caption = (
+        f"{_state(results)} Mean {results['metric'].upper()} over folds and seeds, and OOD gains, "
+        "with hierarchical bootstrap intervals; of the folds that every recipe has finished."
+    )
+    found = {(r["group"], r["recipe"], r["subset"]): r for r in results["groups"]}
+    over = list(dict.fromkeys(one for row in results["groups"] for one in row["gains"]))
+    heads = ["data set", "recipe", "folds", "ID", "OOD", *(f"OOD gain over `{n}`" for n in over)]
+    rows = []
+    for group, name in dict.fromkeys((group, name) for group, name, _ in found):
+        inside, outside = (found[group, name, subset] for subset in ("test/id", "test/ood"))
+        rows.append(
+            [
+                *(group, f"`{name}`", str(outside["n_folds"])),
+                *(f"{r['value']:.3g} [{r['low']:.3g}, {r['high']:.3g}]" for r in (inside, outside)),
+                *(_fold_gain(outside, one) for one in over),
+            ]
+        )
+    return f"{caption}\n\n{markdown(heads, rows)}"
+
+
+def recipe_tables(results: dict[str, Any]) -> str:
+    """Markdown: a row a recipe, for a suite of few tasks; gains over each of its references."""
+    tasks = [task for task in results["tasks"] if task["rows"]]
+    names = list(dict.fromkeys(row["recipe"] for task in tasks for row in task["rows"]))
+    over = list(dict.fromkeys(gain["reference"] for task in tasks for gain in task["gains"]))
+    caption = (
+        f"{_state(results)} {results['metric'].upper()} ID / OOD, mean over seeds (their number in "
+        "brackets); OOD gains on the seeds of both, with bootstrap intervals over seeds and "
+        "structures; force MAE on held-out geometries after adaptation, in eV/Å, mean over all."
+    )
+    heads = ["recipe"]
+    for task in tasks:
+        heads += [f"{task['name']} ({task['unit']})", *(f"OOD gain over `{one}`" for one in over)]
+    rows = []
+    for name in names:
+        cells = [f"`{name}`"]
+        for task in tasks:
+            gains = (_gain(task, name, one, "test/ood") for one in over)
+            cells += [_pair(task, name), *gains]
+        forces = [
+            found["force_mae_after"]
+            for task in tasks
+            for found in task["forgetting"]
+            if found["recipe"] == name
+        ]
+        rows.append([*cells, f"{sum(forces) / len(forces):.3f}" if forces else "–"])
+    return f"{caption}\n\n{markdown([*heads, 'force MAE'], rows)}"
+
+
+def _state(results: dict[str, Any]) -> str:
+    n_done, n_runs = run_counts(results)
+    return f"{results['name']}: {results['summary']}. {n_done} of {n_runs} runs are done."
+
+
+def _pair(task: dict[str, Any], recipe: str) -> str:
+    found = {row["subset"]: row["value"] for row in task["rows"] if row["recipe"] == recipe}
+    if not found:
+        return "–"
+    seeds = {row["seed"] for row in task["seed_rows"] if row["recipe"] == recipe}
+    return f"{found['test/id']:.3g} / {found['test/ood']:.3g} ({len(seeds)})"
+
+
+def _gain(task: dict[str, Any], recipe: str, reference: str, subset: str) -> str:
+    key = (recipe, reference, subset)
+    found = [g for g in task["gains"] if (g["recipe"], g["reference"], g["subset"]) == key]
+    if not found:
+        return "–"
+    return percent(found[0])
+
+
+def _oracle(task: dict[str, Any]) -> str:
+    key = ("clip oracle", "test/ood")
+    found = [r["value"] for r in task["reference_lines"] if (r["name"], r["subset"]) == key]
+    return f"{found[0]:.3g}" if found else "–"
+
+
+def _over_tasks(results: dict[str, Any]) -> list[str]:
+    """Mean gains over the tasks that both have run: a row a recipe, nothing where nothing has."""
+    found = {(r["method"], r["reference"], r["subset"]): r for r in results["over_tasks"]}
+    methods = list(dict.fromkeys(method for method, _, _ in found))
+    asked = [
+        (reference, subset)
+        for reference in dict.fromkeys(reference for _, reference, _ in found)
+        for subset in ("test/id", "test/ood")
+    ]
+    if not methods:
+        return []
+    heads = [f"{subset[5:].upper()} gain over `{reference}`" for reference, subset in asked]
+    rows = [
+        [f"`{method}`", *(_over_cell(found.get((method, *query))) for query in asked)]
+        for method in methods
+    ]
+    caption = (
+        "Over the tasks that both have run: mean gain (from the geometric mean of the ratios, "
+        "interval by Student's t), on how many it is better, p by Wilcoxon's test and Holm."
+    )
+    return [caption, markdown(["recipe", *heads], rows)]
+
+
+def _over_cell(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return "–"
+    better = f"better on {row['n_better']} of {row['n_tasks']}"
+    if row["n_tasks"] < FEWEST_TASKS:  # no interval, and no test, worth reading
+        return better
+    return f"{percent(row)}, {better}, p {row['p_holm']:.2g}"
+
+
+def _other_recipes(tasks: list[dict[str, Any]], common: list[str]) -> list[str]:
+    some = [task for task in tasks if set(task["steps"]) - set(common)]
+    done = {row["recipe"] for task in some for row in task["rows"]}
+    names = [name for name in (some[0]["steps"] if some else ()) if name in done - set(common)]
+    if not names:
+        return []
+    subsets = ("test/id", "test/ood")
+    heads = [f"{task['name']}, {subset[5:].upper()} gain" for task in some for subset in subsets]
+    rows = [
+        [f"`{name}`", *(_gain(task, name, "full", subset) for task in some for subset in subsets)]
+        for name in names
+    ]
+    return ["The other recipes, gain over `full`:", markdown(["recipe", *heads], rows)]
+
+
+def percent(gain: dict[str, Any]) -> str:
+    """A gain and its interval."""
+    return f"{gain['gain_percent']:+.1f} % [{gain['low']:+.1f}, {gain['high']:+.1f}]"

@@ -11,8 +11,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-__all__ = ["KEPT", "RESULTS", "ROOT", "copy_runs", "tether"]
+from tether.data.store import Store
+
+if TYPE_CHECKING:
+    from tether.suites.suite import Suite
+
+__all__ = ["KEPT", "RESULTS", "ROOT", "copy_runs", "recognise", "tether"]
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -23,6 +29,9 @@ KEPT = (
 )
 #: The same of a pretraining.
 KEPT_BACKBONE = tuple("backbone.safetensors" if n == "predictions.parquet" else n for n in KEPT)
+
+#: Force MAE in eV/Å up to which labels are the pretrained model's own, to rounding.
+ROUNDING = 1e-5
 
 
 def tether(*arguments: str) -> None:
@@ -57,6 +66,49 @@ def copy_runs(source: Path, destination: Path) -> int:
             shutil.copy(run / name, copy / name)
         copied += 1
     return copied
+
+
+def recognise(suite: Suite) -> int:
+    """Let kept runs count here whose labels have other last bits than those made here.
+
+    On a CPU with other vector instructions the pretrained model's labels of the same geometries
+    differ in their last bits, and so do the fingerprints of their stores. Runs that were made from
+    such labels take the fingerprints of those here, in the working copy alone: what is kept in
+    the repository says what it was made from.
+
+    Parameters
+    ----------
+    suite : Suite
+        Its data are there.
+
+    Returns
+    -------
+    int
+        Runs that were given other fingerprints.
+    """
+    changed = 0
+    for task in suite.tasks:
+        stores = {key: getattr(task.config, key) for key in ("auxiliary", "forcefield_test")}
+        here = {key: Store.open(path).fingerprint for key, path in stores.items() if path}
+        for metrics in sorted(task.out.glob("runs/*/metrics.json")):
+            path = metrics.parent / "state" / "identity.json"
+            identity = json.loads(path.read_text())
+            data = identity["data"]
+            own = {key: found for key, found in here.items() if data.get(key)}
+            if own.items() <= data.items() or not _is_of_own_labels(metrics.parent):
+                continue
+            path.write_text(json.dumps({**identity, "data": {**data, **own}}, indent=1))
+            changed += 1
+    return changed
+
+
+def _is_of_own_labels(run: Path) -> bool:
+    """Whether a run's force-field data were labelled by the model that it starts from."""
+    metrics = json.loads((run / "metrics.json").read_text())
+    provenance = json.loads((run / "provenance.json").read_text())
+    before = metrics.get("forgetting", {}).get("before")
+    levels = [level for level in (before, provenance.get("level_check")) if level]
+    return bool(levels) and all(level["force_mae"] < ROUNDING for level in levels)
 
 
 def _is_whole(run: Path, names: list[str], wanted: tuple[str, ...]) -> bool:

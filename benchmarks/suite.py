@@ -4,7 +4,7 @@
 
 Runs that are in ``benchmarks/results/<suite>/`` are not run again; those that finish are copied
 there, without their weights, while the others go on. The data are made anew on each machine: a kept
-run is refused if they come out different.
+run is refused if they come out different, but for the last bits of labels, which depend on the CPU.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from kept import RESULTS, ROOT, copy_runs, tether
+from kept import RESULTS, ROOT, copy_runs, recognise, tether
+
+from tether.bench import prepare_suite
+from tether.suites.suite import load_suite
 
 #: Seconds between looks at what has finished.
 INTERVAL = 60.0
@@ -36,19 +39,23 @@ def main() -> None:
     parser.add_argument("suite", help="qm9-boom, qm9-sizes, matbench-loco, or a YAML file")
     parser.add_argument("--out", type=Path, help="default: runs/<suite>")
     parser.add_argument("--data", type=Path, help="as for tether bench")
+    parser.add_argument("--task", action="append", default=[], help="as for tether bench")
     options, others = parser.parse_known_args()
     name = Path(options.suite).stem
-    suite = [options.suite if name == options.suite else os.path.relpath(options.suite, ROOT)]
-    if options.data:
-        suite += ["--data", os.path.relpath(options.data, ROOT)]
+    suite = options.suite if name == options.suite else os.path.relpath(options.suite, ROOT)
+    data = Path(os.path.relpath(options.data, ROOT)) if options.data else None
     work = options.out.resolve() if options.out else Path("runs") / name
     os.chdir(ROOT)  # what is kept names no folder of this machine
     results = RESULTS / name
-    copy_runs(results, work)
-    arguments = ["bench", *suite, "--out", str(work)]
-    print("$ tether", *arguments, *others, flush=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # take the bench along
-    bench = subprocess.Popen([sys.executable, "-m", "tether.cli", *arguments, *others])
+    wanted = load_suite(suite, out=work, data=data, tasks=options.task)
+    prepare_suite(wanted)
+    copy_runs(results, work)
+    print(f"{recognise(wanted)} kept runs are of labels with other last bits", flush=True)
+    arguments = ["bench", suite, "--out", str(work), *(["--data", str(data)] if data else [])]
+    only = [part for task in options.task for part in ("--task", task)]
+    print("$ tether", *arguments, *only, *others, flush=True)
+    bench = subprocess.Popen([sys.executable, "-m", "tether.cli", *arguments, *only, *others])
     try:
         while True:
             try:
@@ -64,7 +71,7 @@ def main() -> None:
         keep(work, results)
     if bench.returncode:
         sys.exit(bench.returncode)
-    if "--task" in others:
+    if only:
         print(f"without --task, {results / 'results.json'} is written, with the data of all tasks")
         return
     # A sitting may run a part of the suite; the results are those of all of it.

@@ -11,10 +11,13 @@ import tomllib
 from importlib.util import module_from_spec, spec_from_file_location
 from itertools import chain
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
+
+from tether.data.store import Store
 
 ROOT = Path(__file__).parents[2]
 
@@ -265,3 +268,30 @@ def test_finished_runs_are_copied_and_others_are_not(tmp_path: Path) -> None:
     assert "homo/runs/fingerprint-s0/metrics.json" in copied  # it has no configuration of its own
     assert not any("weights" in name or "mft" in name or "probe" in name for name in copied)
     assert kept.copy_runs(work, results) == 0
+
+
+def test_runs_of_labels_with_other_last_bits_are_recognised(workspace: Any, tmp_path: Path) -> None:
+    kept = load("kept", "benchmarks")
+    here = Store.open(workspace.auxiliary).fingerprint
+    for run, labels, error in (
+        ("mft-s0", "other bits", 1e-8),
+        ("mft-s1", "another model", 0.1),
+        ("mft-s2", here, 0.1),
+        ("scratch-s0", None, 1e-8),
+    ):
+        for file, content in {
+            "metrics.json": {"forgetting": {"before": {"force_mae": error}}},
+            "provenance.json": {"level_check": {"force_mae": error} if labels else None},
+            "state/identity.json": {"seed": 0, "data": {"store": "s", "auxiliary": labels}},
+        }.items():
+            path = tmp_path / "runs" / run / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(content))
+    config = SimpleNamespace(auxiliary=workspace.auxiliary, forcefield_test=None)
+    suite = SimpleNamespace(tasks=[SimpleNamespace(out=tmp_path, config=config)])
+    assert [kept.recognise(suite), kept.recognise(suite)] == [1, 0]
+    found = {
+        path.parents[1].name: json.loads(path.read_text())["data"]["auxiliary"]
+        for path in tmp_path.rglob("identity.json")
+    }
+    assert found == {"mft-s0": here, "mft-s1": "another model", "mft-s2": here, "scratch-s0": None}

@@ -6,6 +6,7 @@ from typing import Any
 
 from measured_tables import markdown
 
+from tether.report.suite_curves import efficiency_answers
 from tether.report.suite_read import FEWEST_TASKS, run_counts
 
 
@@ -36,6 +37,8 @@ def suite_tables(results: dict[str, Any]) -> str:
         for task in tasks
     ]
     parts = [caption, markdown(heads, rows), *_over_tasks(results), *_other_recipes(tasks, common)]
+    if results["curves"]:
+        parts.append("\n".join(f"- {answer}" for answer in efficiency_answers(results)))
     return "\n\n".join(parts)
 
 

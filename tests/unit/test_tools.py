@@ -259,7 +259,8 @@ def test_finished_runs_are_copied_and_others_are_not(tmp_path: Path) -> None:
     }.items():
         for file in files:
             (work / run / file).parent.mkdir(parents=True, exist_ok=True)
-            identity = "{}" if "fingerprint" in run else '{"recipe": {}}'
+            recipe = {"name": "x"} | ({} if "fingerprint" in run else {"movement": "full"})
+            identity = json.dumps({"recipe": recipe, "seed": 0})
             (work / run / file).write_text(identity if "identity" in file else "x")
     (work / "homo/runs/full-s0/weights.safetensors").write_text("heavy")
     assert kept.copy_runs(work, results) == 2

@@ -43,64 +43,36 @@ def suite_tables(results: dict[str, Any]) -> str:
 
 
 def gains_table(results: dict[str, Any]) -> str:
-    """Markdown: a row a task, or data set of folds: four recipes, gains of `mft` and their mean."""
-    recipes, subsets = ("scratch", "probe", "full", "mft"), ("test/id", "test/ood")
-    caption = (
-        f"{_state(results)} {results['metric'].upper()} ID / OOD, means over "
-        f"{'folds and seeds' if results['groups'] else 'seeds (their number in brackets)'}; gains "
-        "of `mft` with 95 % intervals; last, the force MAE in eV/Å on held-out geometries after "
-        "`full` / after `mft`."
-    )
-    heads = [*(f"`{name}`" for name in recipes)]
-    heads += ["ID gain over `full`", "OOD gain over `full`", "OOD gain over `scratch`", "forces"]
-    tasks = [task for task in results["tasks"] if task["rows"]]
+    """Markdown: a row a task with four recipes and the gains of `mft`, and their mean."""
+    recipes = ("scratch", "probe", "full", "mft")
     asked = [("full", "test/id"), ("full", "test/ood"), ("scratch", "test/ood")]
-    if found := {(r["group"], r["recipe"], r["subset"]): r for r in results["groups"]}:
-        rows = [
-            [
-                group,
-                *(
-                    " / ".join(f"{found[group, name, subset]['value']:.3g}" for subset in subsets)
-                    for name in recipes
-                ),
-                *(_fold_gain(found[group, "mft", subset], one) for one, subset in asked),
-                _forces([task for task in tasks if group in task["values"].values()]),
-            ]
-            for group in dict.fromkeys(group for group, _, _ in found)
-        ]
-        return f"{caption}\n\n{markdown(['data set', *heads], rows)}"
+    caption = (
+        f"{_state(results)} {results['metric'].upper()} ID / OOD, means over seeds (their number "
+        "in brackets); gains of `mft` with 95 % intervals; last, the force MAE in eV/Å on "
+        "held-out geometries after `full` / after `mft`."
+    )
+    heads = ["task", *(f"`{name}`" for name in recipes)]
+    heads += [f"{subset[5:].upper()} gain over `{one}`" for one, subset in asked]
     rows = [
         [
             f"{task['name']} ({task['unit']})",
             *(_pair(task, name) for name in recipes),
             *(_gain(task, "mft", one, subset) for one, subset in asked),
-            _forces([task]),
+            " / ".join(f"{_forces(task, name):.2g}" for name in ("full", "mft")),
         ]
-        for task in tasks
+        for task in results["tasks"]
+        if task["rows"]
     ]
     over = {(r["method"], r["reference"], r["subset"]): r for r in results["over_tasks"]}
     means = (over["mft", one, subset] for one, subset in asked)
     rows.append(["**mean**", *("" for _ in recipes), *(f"**{percent(r)}**" for r in means), ""])
-    return f"{caption}\n\n{markdown(['task', *heads], rows)}"
+    return f"{caption}\n\n{markdown([*heads, 'forces'], rows)}"
 
 
-def _forces(tasks: list[dict[str, Any]]) -> str:
-    """Mean force error after full and after multi-task fine-tuning."""
-    after = (
-        [
-            found["force_mae_after"]
-            for task in tasks
-            for found in task["forgetting"]
-            if found["recipe"] == recipe
-        ]
-        for recipe in ("full", "mft")
-    )
-    return " / ".join(f"{sum(errors) / len(errors):.2g}" for errors in after)
-
-
-def _fold_gain(row: dict[str, Any], reference: str) -> str:
-    gain = row["gains"].get(reference)
-    return percent({**gain, "gain_percent": gain["percent"]}) if gain else "–"
+def _forces(task: dict[str, Any], recipe: str) -> float:
+    """Force error after a recipe, mean over seeds."""
+    found = [f["force_mae_after"] for f in task["forgetting"] if f["recipe"] == recipe]
+    return sum(found) / len(found)
 
 
 def group_tables(results: dict[str, Any]) -> str:
@@ -115,11 +87,13 @@ def group_tables(results: dict[str, Any]) -> str:
     rows = []
     for group, name in dict.fromkeys((group, name) for group, name, _ in found):
         inside, outside = (found[group, name, subset] for subset in ("test/id", "test/ood"))
+        gains = [outside["gains"].get(one) for one in over]
+        shown = [percent({**g, "gain_percent": g["percent"]}) if g else "–" for g in gains]
         rows.append(
             [
                 *(group, f"`{name}`", str(outside["n_folds"])),
                 *(f"{r['value']:.3g} [{r['low']:.3g}, {r['high']:.3g}]" for r in (inside, outside)),
-                *(_fold_gain(outside, one) for one in over),
+                *shown,
             ]
         )
     return f"{caption}\n\n{markdown(heads, rows)}"

@@ -221,6 +221,9 @@ def test_efficiency_in_words_and_in_the_table() -> None:
     assert row[1].value == pytest.approx(1000)
     assert row[3].text == ""
     assert suite_verdicts(results) == answers
+    context = suite_context(results)
+    shown = [*context["verdicts"], *(part.content for part in context["sections"][0].parts)]
+    assert [shown.count(answer) for answer in answers] == [1] * len(answers)  # not said twice
 
 
 # ---- ranks ---------------------------------------------------------------------------------------

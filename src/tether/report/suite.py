@@ -214,7 +214,9 @@ def _folds(results: Results) -> Section:
 def _sizes(results: Results) -> Section:
     if not results["curves"]:
         return Section("sizes", "Data efficiency", [])
-    parts = [Part("answer", answer) for answer in efficiency_answers(results)]
+    stated = suite_verdicts(results)  # at the head of the page, as many as have place there
+    more = (answer for answer in efficiency_answers(results) if answer not in stated)
+    parts = [Part("answer", answer) for answer in more]
     parts.append(Part("panels", curve_panels(results), "two"))
     tables = [
         reach_table(results, target, subset)

@@ -3,7 +3,7 @@
 ``python tools/results_table.py [DOCUMENT …]``, by default every one that has results. Where the
 tables go, a document says which files of ``benchmarks/results/`` they are of:
 ``<!-- results: FILE … -->`` up to ``<!-- end of results -->``. A file is the ``summary.json`` of a
-comparison, the ``results.json`` of a suite (with ``:gains``, one short table of it), the
+comparison, the ``results.json`` of a suite (with ``:gains`` or ``:sizes``, the short of it), the
 ``collapse.json`` of a measurement, or one that `measured_tables` knows; ``FOLDER/*`` is one table
 of all comparisons in it, ``FOLDER/`` one of a suite's runs, with their validation errors.
 """
@@ -17,7 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from measured_tables import MEASURED, markdown, runs_table, trials_table
-from suite_tables import gains_table, group_tables, percent, recipe_tables, suite_tables
+from suite_tables import (
+    efficiency_list,
+    gains_table,
+    group_tables,
+    percent,
+    recipe_tables,
+    suite_tables,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -166,7 +173,7 @@ def _of(names: list[str]) -> Iterable[str]:
         file, _, form = name.partition(":")
         content = json.loads((results / file).read_text())
         if form:
-            yield {"gains": gains_table}[form](content)
+            yield {"gains": gains_table, "sizes": efficiency_list}[form](content)
         else:
             yield MEASURED[name](content) if name in MEASURED else tables(content)
 

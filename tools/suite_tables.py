@@ -38,8 +38,13 @@ def suite_tables(results: dict[str, Any]) -> str:
     ]
     parts = [caption, markdown(heads, rows), *_over_tasks(results), *_other_recipes(tasks, common)]
     if results["curves"]:
-        parts.append("\n".join(f"- {answer}" for answer in efficiency_answers(results)))
+        parts.append(efficiency_list(results))
     return "\n\n".join(parts)
+
+
+def efficiency_list(results: dict[str, Any]) -> str:
+    """Markdown: at which size a multi-task recipe does as well as another with all data."""
+    return "\n".join(f"- {answer}" for answer in efficiency_answers(results))
 
 
 def gains_table(results: dict[str, Any]) -> str:
@@ -71,7 +76,7 @@ def gains_table(results: dict[str, Any]) -> str:
 
 def _forces(task: dict[str, Any], recipe: str) -> float:
     """Force error after a recipe, mean over seeds."""
-    found = [f["force_mae_after"] for f in task["forgetting"] if f["recipe"] == recipe]
+    found = [float(f["force_mae_after"]) for f in task["forgetting"] if f["recipe"] == recipe]
     return sum(found) / len(found)
 
 

@@ -87,8 +87,8 @@ def test_every_figure_has_its_marks_and_nothing_complains(
     marks, complaints = _open(browser, page, width)
     assert complaints == []
     # Curves and ranks: 3 recipes; against full, 2 recipes on 3 tasks: too few for a mean.
-    assert marks.pop("sizes-5-1") == 3 * 3
-    assert marks.pop("sizes-5-2") == 3 * 3
+    assert marks.pop("sizes-1-1") == 3 * 3
+    assert marks.pop("sizes-1-2") == 3 * 3
     assert marks.pop("over-tasks-1-1") == 2 * 3
     assert sorted(marks) == ["overview-4-1", "overview-4-2", "ranks-1-1", "ranks-1-2"]
     assert marks["overview-4-1"] == marks["overview-4-2"] == 2 * 3
@@ -102,4 +102,4 @@ def test_a_broken_page_is_noticed(browser: Browser, page: Path) -> None:
     broken.write_text(text.replace("</body>", "<script>missing()</script></body>"))
     marks, complaints = _open(browser, broken, 1280)
     assert any("missing is not defined" in words for words in complaints)
-    assert marks["sizes-5-1"] == 0
+    assert marks["sizes-1-1"] == 0

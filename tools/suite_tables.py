@@ -63,7 +63,7 @@ def gains_table(results: dict[str, Any]) -> str:
             f"{task['name']} ({task['unit']})",
             *(_pair(task, name) for name in recipes),
             *(_gain(task, "mft", one, subset) for one, subset in asked),
-            " / ".join(f"{_forces(task, name):.2g}" for name in ("full", "mft")),
+            " / ".join(_forces([task], name, ".2g") for name in ("full", "mft")),
         ]
         for task in results["tasks"]
         if task["rows"]
@@ -74,10 +74,15 @@ def gains_table(results: dict[str, Any]) -> str:
     return f"{caption}\n\n{markdown([*heads, 'forces'], rows)}"
 
 
-def _forces(task: dict[str, Any], recipe: str) -> float:
-    """Force error after a recipe, mean over seeds."""
-    found = [float(f["force_mae_after"]) for f in task["forgetting"] if f["recipe"] == recipe]
-    return sum(found) / len(found)
+def _forces(tasks: list[dict[str, Any]], recipe: str, form: str) -> str:
+    """Force error after a recipe, mean over tasks and seeds."""
+    found = [
+        forgetting["force_mae_after"]
+        for task in tasks
+        for forgetting in task["forgetting"]
+        if forgetting["recipe"] == recipe
+    ]
+    return f"{sum(found) / len(found):{form}}" if found else "–"
 
 
 def group_tables(results: dict[str, Any]) -> str:
@@ -123,13 +128,7 @@ def recipe_tables(results: dict[str, Any]) -> str:
         for task in tasks:
             gains = (_gain(task, name, one, "test/ood") for one in over)
             cells += [_pair(task, name), *gains]
-        forces = [
-            found["force_mae_after"]
-            for task in tasks
-            for found in task["forgetting"]
-            if found["recipe"] == name
-        ]
-        rows.append([*cells, f"{sum(forces) / len(forces):.3f}" if forces else "–"])
+        rows.append([*cells, _forces(tasks, name, ".3f")])
     return f"{caption}\n\n{markdown([*heads, 'force MAE'], rows)}"
 
 

@@ -103,12 +103,17 @@ def recognise(suite: Suite) -> int:
 
 
 def _is_of_own_labels(run: Path) -> bool:
-    """Whether a run's force-field data were labelled by the model that it starts from."""
+    """Whether a run's force-field data were labelled by the model that it starts from.
+
+    A run from scratch starts from no such model: it has no force error, and no figure of it comes
+    from the labels.
+    """
     metrics = json.loads((run / "metrics.json").read_text())
     provenance = json.loads((run / "provenance.json").read_text())
     before = metrics.get("forgetting", {}).get("before")
     levels = [level for level in (before, provenance.get("level_check")) if level]
-    return bool(levels) and all(level["force_mae"] < ROUNDING for level in levels)
+    errors = [level["force_mae"] for level in levels]
+    return bool(levels) and all(error is None or error < ROUNDING for error in errors)
 
 
 def _is_whole(run: Path, names: list[str], wanted: tuple[str, ...]) -> bool:

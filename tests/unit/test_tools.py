@@ -279,6 +279,7 @@ def test_runs_of_labels_with_other_last_bits_are_recognised(workspace: Any, tmp_
         ("mft-s1", "another model", 0.1),
         ("mft-s2", here, 0.1),
         ("scratch-s0", None, 1e-8),
+        ("scratch-s1", "other bits", None),  # no pretrained model, so no error of it
     ):
         for file, content in {
             "metrics.json": {"forgetting": {"before": {"force_mae": error}}},
@@ -290,9 +291,15 @@ def test_runs_of_labels_with_other_last_bits_are_recognised(workspace: Any, tmp_
             path.write_text(json.dumps(content))
     config = SimpleNamespace(auxiliary=workspace.auxiliary, forcefield_test=None)
     suite = SimpleNamespace(tasks=[SimpleNamespace(out=tmp_path, config=config)])
-    assert [kept.recognise(suite), kept.recognise(suite)] == [1, 0]
+    assert [kept.recognise(suite), kept.recognise(suite)] == [2, 0]
     found = {
         path.parents[1].name: json.loads(path.read_text())["data"]["auxiliary"]
         for path in tmp_path.rglob("identity.json")
     }
-    assert found == {"mft-s0": here, "mft-s1": "another model", "mft-s2": here, "scratch-s0": None}
+    assert found == {
+        "mft-s0": here,
+        "mft-s1": "another model",
+        "mft-s2": here,
+        "scratch-s0": None,
+        "scratch-s1": here,
+    }

@@ -9,6 +9,14 @@ from measured_tables import markdown
 from tether.report.suite_curves import efficiency_answers
 from tether.report.suite_read import FEWEST_TASKS, run_counts
 
+#: What a short table has: its recipes (folds also the outside model), and which gains of `mft`.
+SHORT = ("scratch", "probe", "full", "mft", "fingerprint")
+ASKED = (("full", "test/id"), ("full", "test/ood"), ("scratch", "test/ood"))
+GAINS_CAPTION = (
+    "gains of `mft` with 95 % intervals; last, the force MAE in eV/Å on held-out geometries after "
+    "`full` / after `mft`."
+)
+
 
 def suite_tables(results: dict[str, Any]) -> str:
     """Markdown: a row a task with the recipes that all tasks ask for, then the others' gains."""
@@ -48,30 +56,59 @@ def efficiency_list(results: dict[str, Any]) -> str:
 
 
 def gains_table(results: dict[str, Any]) -> str:
-    """Markdown: a row a task with four recipes and the gains of `mft`, and their mean."""
-    recipes = ("scratch", "probe", "full", "mft")
-    asked = [("full", "test/id"), ("full", "test/ood"), ("scratch", "test/ood")]
+    """Markdown: a row a task (then their mean), or a set of folds, with the gains of `mft`."""
+    if results["groups"]:
+        return _group_gains(results)
+    recipes = SHORT[:4]
     caption = (
         f"{_state(results)} {results['metric'].upper()} ID / OOD, means over seeds (their number "
-        "in brackets); gains of `mft` with 95 % intervals; last, the force MAE in eV/Å on "
-        "held-out geometries after `full` / after `mft`."
+        f"in brackets); {GAINS_CAPTION}"
     )
-    heads = ["task", *(f"`{name}`" for name in recipes)]
-    heads += [f"{subset[5:].upper()} gain over `{one}`" for one, subset in asked]
     rows = [
         [
             f"{task['name']} ({task['unit']})",
             *(_pair(task, name) for name in recipes),
-            *(_gain(task, "mft", one, subset) for one, subset in asked),
+            *(_gain(task, "mft", one, subset) for one, subset in ASKED),
             " / ".join(_forces([task], name, ".2g") for name in ("full", "mft")),
         ]
         for task in results["tasks"]
         if task["rows"]
     ]
     over = {(r["method"], r["reference"], r["subset"]): r for r in results["over_tasks"]}
-    means = (over["mft", one, subset] for one, subset in asked)
+    means = (over["mft", one, subset] for one, subset in ASKED)
     rows.append(["**mean**", *("" for _ in recipes), *(f"**{percent(r)}**" for r in means), ""])
-    return f"{caption}\n\n{markdown([*heads, 'forces'], rows)}"
+    return f"{caption}\n\n{markdown(_gains_heads('task', recipes), rows)}"
+
+
+def _group_gains(results: dict[str, Any]) -> str:
+    """Markdown: a row a set of folds that `mft` has finished."""
+    found = {(r["group"], r["recipe"], r["subset"]): r for r in results["groups"]}
+    groups = dict.fromkeys(group for group, name, _ in found if name == "mft")
+    caption = (
+        f"{_state(results)} {results['metric'].upper()} ID / OOD, means over folds and seeds; "
+        f"{GAINS_CAPTION}"
+    )
+    rows = []
+    for group in groups:
+        pairs = (
+            (found.get((group, n, "test/id")), found.get((group, n, "test/ood"))) for n in SHORT
+        )
+        gains = (found[group, "mft", subset]["gains"].get(one) for one, subset in ASKED)
+        tasks = [task for task in results["tasks"] if group in task["values"].values()]
+        rows.append(
+            [
+                f"{group} ({found[group, 'mft', 'test/ood']['n_folds']} folds)",
+                *(f"{i['value']:.3g} / {o['value']:.3g}" if i and o else "–" for i, o in pairs),
+                *(percent({**g, "gain_percent": g["percent"]}) if g else "–" for g in gains),
+                " / ".join(_forces(tasks, name, ".2g") for name in ("full", "mft")),
+            ]
+        )
+    return f"{caption}\n\n{markdown(_gains_heads('data set', SHORT), rows)}"
+
+
+def _gains_heads(first: str, recipes: tuple[str, ...]) -> list[str]:
+    gains = (f"{subset[5:].upper()} gain over `{one}`" for one, subset in ASKED)
+    return [first, *(f"`{name}`" for name in recipes), *gains, "forces"]
 
 
 def _forces(tasks: list[dict[str, Any]], recipe: str, form: str) -> str:

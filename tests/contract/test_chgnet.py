@@ -17,7 +17,8 @@ from ase.build import bulk, make_supercell
 from ase.io import read
 
 from tether.backbones import chgnet_weights
-from tether.backbones.chgnet import ELEMENTS, Chgnet
+from tether.backbones import weights as package_weights
+from tether.backbones.chgnet import ELEMENTS, Chgnet, ChgnetConfig
 from tether.backbones.load import load_backbone
 from tether.backbones.weights import find_package
 from tether.data.read import read_structures
@@ -266,7 +267,7 @@ def test_an_element_without_training_data_is_refused() -> None:
 def test_random_weights_come_from_the_seed_and_need_no_package(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(chgnet_weights, "find_package", None)
+    monkeypatch.setattr(package_weights, "find_package", None)
     state = torch.get_rng_state()
     first, again, other = (load_backbone("chgnet", weights="random", seed=s) for s in (1, 1, 2))
     assert torch.equal(state, torch.get_rng_state())
@@ -280,7 +281,7 @@ def test_random_weights_are_distributed_as_the_package_does() -> None:
     from chgnet.model import CHGNet
 
     with redirect_stdout(StringIO()):
-        theirs = chgnet_weights._from_package(CHGNet().state_dict())
+        theirs = chgnet_weights._from_package(CHGNet().state_dict(), ChgnetConfig())
     ours = load_backbone("chgnet", weights="random").state_dict()  # type: ignore[attr-defined]
     assert ours.keys() == theirs.keys()
     for name in ours.keys() - {"reference"}:
@@ -305,7 +306,7 @@ def package_copy(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     original = find_package("chgnet", distribution="chgnet 0.4", extra="chgnet") / path
     (folder / path).parent.mkdir(parents=True)
     shutil.copy(original, folder / path)
-    monkeypatch.setattr(chgnet_weights, "find_package", lambda *_, **__: folder)
+    monkeypatch.setattr(package_weights, "find_package", lambda *_, **__: folder)
     return folder / path
 
 
@@ -313,7 +314,7 @@ def test_one_changed_byte_is_another_file_and_it_is_not_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = package_copy(tmp_path / "package", monkeypatch)
-    chgnet_weights.weight_file("0.3.0", cache=tmp_path / "good")
+    chgnet_weights.PUBLISHED.file("0.3.0", cache=tmp_path / "good")
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(bytes(content))
@@ -326,7 +327,7 @@ def test_not_even_the_pinned_file_could_run_code(tmp_path: Path) -> None:
     opened = tmp_path / "opened"
     torch.save({"model": Bomb(opened)}, tmp_path / "bomb")
     with (tmp_path / "bomb").open("rb") as file, pytest.raises(pickle.UnpicklingError):
-        chgnet_weights._convert(file)  # type: ignore[arg-type]
+        chgnet_weights._convert(file, ChgnetConfig())  # type: ignore[arg-type]
     assert not opened.exists()
     torch.load(tmp_path / "bomb", weights_only=False)  # the bomb is a real one
     assert opened.exists()
@@ -335,7 +336,7 @@ def test_not_even_the_pinned_file_could_run_code(tmp_path: Path) -> None:
 def test_a_missing_file_and_a_damaged_cache_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cached = chgnet_weights.weight_file("0.3.0", cache=tmp_path)
+    cached = chgnet_weights.PUBLISHED.file("0.3.0", cache=tmp_path)
     cached.write_bytes(cached.read_bytes()[:1000])
     with pytest.raises(TetherError, match="cannot be read"):
         chgnet_weights.load_chgnet(cache=tmp_path)

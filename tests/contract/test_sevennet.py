@@ -16,6 +16,7 @@ from ase.build import bulk, make_supercell, molecule
 from ase.io import read
 
 from tether.backbones import sevennet_weights
+from tether.backbones import weights as package_weights
 from tether.backbones.load import load_backbone
 from tether.backbones.sevennet import ELEMENTS, Sevennet
 from tether.backbones.sevennet_layer import SILU_NORM
@@ -314,7 +315,7 @@ def test_what_it_cannot_treat_is_refused_in_one_line(atoms: Atoms, message: str)
 def test_random_weights_come_from_the_seed_and_need_no_package(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sevennet_weights, "find_package", None)
+    monkeypatch.setattr(package_weights, "find_package", None)
     state = torch.get_rng_state()
     first, again, other = (
         load_backbone("sevennet", weights="random", seed=s, options=SMALL) for s in (1, 1, 2)
@@ -357,13 +358,13 @@ class Bomb:
 def test_one_changed_byte_is_another_file_and_it_is_not_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inside = Path("pretrained_potentials") / sevennet_weights.CHECKPOINTS["7net-0"].path
+    inside = Path(sevennet_weights.CHECKPOINTS["7net-0"].path)
     original = find_package("sevenn", distribution="sevenn 0.13", extra="sevennet") / inside
     file = tmp_path / "package" / inside
     file.parent.mkdir(parents=True)
     shutil.copy(original, file)
-    monkeypatch.setattr(sevennet_weights, "find_package", lambda *_, **__: tmp_path / "package")
-    sevennet_weights.weight_file("7net-0", cache=tmp_path / "good")
+    monkeypatch.setattr(package_weights, "find_package", lambda *_, **__: tmp_path / "package")
+    sevennet_weights.PUBLISHED.file("7net-0", cache=tmp_path / "good")
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(bytes(content))

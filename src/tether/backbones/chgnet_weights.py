@@ -6,18 +6,12 @@ safetensors under our names: of every gated perceptron, core and gate stand in o
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from tether.backbones.chgnet import ELEMENTS, Chgnet, ChgnetConfig
-from tether.backbones.weights import (
-    checkpoint_of,
-    converted_weights,
-    copy_weights,
-    find_package,
-)
+from tether.backbones.weights import Checkpoint, Published
 
 if TYPE_CHECKING:
     import io
@@ -25,36 +19,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["CHECKPOINTS", "Checkpoint", "load_chgnet", "weight_file"]
-
-PACKAGE = "chgnet==0.4.2"
-LICENCE = "BSD-3-Clause-LBNL"
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """One published weight file.
-
-    Attributes
-    ----------
-    path : str
-        Under the package's folder.
-    sha256 : str
-        Of the file in chgnet 0.4.2.
-    level_of_theory : str
-        Of the training labels.
-    config : ChgnetConfig
-        Size of the network.
-    elements : tuple of int
-        Of the training structures.
-    """
-
-    path: str
-    sha256: str
-    level_of_theory: str
-    config: ChgnetConfig = field(default_factory=ChgnetConfig)
-    elements: tuple[int, ...] = ELEMENTS
-
+__all__ = ["CHECKPOINTS", "PUBLISHED", "load_chgnet"]
 
 #: By the package's names of its versions; the first is the default.
 CHECKPOINTS = {
@@ -62,6 +27,7 @@ CHECKPOINTS = {
         "pretrained/0.3.0/chgnet_0.3.0_e29f68s314m37.pth.tar",
         "d14ab7c0f093efe64b60a7bcd540bca10e74fb7f46c86108a079af60524659d1",
         "PBE(+U) with MP2020 corrections (MPtrj)",
+        ChgnetConfig(),
     ),
     "0.2.0": Checkpoint(
         "pretrained/0.2.0/chgnet_0.2.0_e30f77s348m32.pth.tar",
@@ -81,86 +47,19 @@ CHECKPOINTS = {
         "pretrained/r2scan/chgnet_r2scan_transfer_learning_e15f36s161m23.pth.tar",
         "8eba3db0f35a2788bb3ae22885ad340591e27996f213c6643af522a633b50dad",
         "r2SCAN (MP-r2SCAN)",
+        ChgnetConfig(),
         # Its table of element energies has none for ytterbium: no structure held any.
         elements=tuple(z for z in ELEMENTS if z != 70),
     ),
 }
 
 
-def weight_file(name: str, *, cache: Path | None = None) -> Path:
-    """A checkpoint as safetensors, converted once.
-
-    Parameters
-    ----------
-    name : str
-        One of `CHECKPOINTS`.
-    cache : Path, optional
-        Folder of the converted file; default ``~/.cache/tether``.
-
-    Returns
-    -------
-    Path
-        The safetensors file.
-
-    Raises
-    ------
-    TetherError
-        When the package is not installed, or its file is not the one that is pinned here.
-    """
-    checkpoint = checkpoint_of(CHECKPOINTS, name, backbone="chgnet")
-    folder = find_package("chgnet", distribution="chgnet 0.4", extra="chgnet")
-    return converted_weights(
-        folder / checkpoint.path,
-        _convert,
-        name=f"chgnet-{name}",
-        sha256=checkpoint.sha256,
-        package=PACKAGE,
-        licence=LICENCE,
-        cache=cache,
-    )
-
-
-def load_chgnet(name: str = "0.3.0", *, cache: Path | None = None) -> Chgnet:
-    """CHGNet with published weights.
-
-    Parameters
-    ----------
-    name : str
-        One of `CHECKPOINTS`.
-    cache : Path, optional
-        Folder of the converted weights.
-
-    Returns
-    -------
-    Chgnet
-        In single precision, on the CPU.
-
-    Raises
-    ------
-    TetherError
-        See `weight_file`.
-    """
-    checkpoint = checkpoint_of(CHECKPOINTS, name, backbone="chgnet")
-    path = weight_file(name, cache=cache)
-    backbone = Chgnet(checkpoint.config)
-    backbone.spec = replace(
-        backbone.spec,
-        checkpoint=f"{name} ({PACKAGE.replace('==', ' ')})",
-        sha256=checkpoint.sha256,
-        licence=LICENCE,
-        elements=checkpoint.elements,
-        level_of_theory=checkpoint.level_of_theory,
-    )
-    copy_weights(backbone.state_dict(), path, package=PACKAGE)
-    return backbone
-
-
-def _convert(content: io.BytesIO) -> dict[str, Tensor]:
+def _convert(content: io.BytesIO, config: ChgnetConfig) -> dict[str, Tensor]:
     loaded = torch.load(content, map_location="cpu", weights_only=True)
-    return _from_package(loaded["model"]["state_dict"])
+    return _from_package(loaded["model"]["state_dict"], config)
 
 
-def _from_package(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
+def _from_package(theirs: dict[str, Tensor], config: ChgnetConfig) -> dict[str, Tensor]:
     ours = {
         "atom_embedding.weight": theirs["atom_embedding.embedding.weight"],
         "pair_frequencies": theirs["bond_basis_expansion.rbf_expansion_ag.frequencies"],
@@ -173,12 +72,11 @@ def _from_package(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
         "reference": theirs["composition_model.fc.weight"][0],
     }
     ours |= _renamed(theirs, "readout_norm.", "norm.")
-    n_layers = len({key.split(".")[1] for key in theirs if key.startswith("atom_conv_layers.")})
-    for k in range(n_layers):
+    for k in range(config.n_layers):
         ours |= _layer(theirs, f"atom_conv_layers.{k}.", f"atom_layers.{k}.", "twoBody_atom")
-    for k in range(n_layers - 1):
+    for k in range(config.n_layers - 1):
         ours |= _layer(theirs, f"bond_conv_layers.{k}.", f"bond_layers.{k}.", "twoBody_bond")
-    for k in range(n_layers - 2):
+    for k in range(config.n_layers - 2):
         ours |= _layer(theirs, f"angle_layers.{k}.", f"angle_layers.{k}.", "twoBody_bond")
     # The package's dropout layer before the last linear one has a number, and no weights.
     linear = sorted({int(key.split(".")[2]) for key in theirs if key.startswith("mlp.layers.")})
@@ -215,3 +113,38 @@ def _layer(theirs: dict[str, Tensor], old: str, new: str, message: str) -> dict[
             )
     named = {new + name: tensor for name, tensor in layer.items()}
     return named | _renamed(theirs, f"{old}mlp_out.layers.1.", f"{new}out.")
+
+
+PUBLISHED = Published(
+    backbone="chgnet",
+    module="chgnet",
+    package="chgnet==0.4.2",
+    licence="BSD-3-Clause-LBNL",
+    checkpoints=CHECKPOINTS,
+    convert=_convert,
+)
+
+
+def load_chgnet(name: str = "0.3.0", *, cache: Path | None = None) -> Chgnet:
+    """CHGNet with published weights.
+
+    Parameters
+    ----------
+    name : str
+        One of `CHECKPOINTS`.
+    cache : Path, optional
+        Folder of the converted weights.
+
+    Returns
+    -------
+    Chgnet
+        In single precision, on the CPU.
+
+    Raises
+    ------
+    TetherError
+        See `Published.file`.
+    """
+    backbone = Chgnet(PUBLISHED.checkpoint(name).config)
+    PUBLISHED.load_into(backbone, name, cache=cache)
+    return backbone

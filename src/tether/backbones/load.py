@@ -155,18 +155,16 @@ def _tiny(seed: int, **size: Any) -> Backbone:
 
 def _chgnet(weights: str, seed: int, *, checkpoint: str = "0.3.0") -> Backbone:
     from tether.backbones.chgnet import Chgnet
-    from tether.backbones.chgnet_weights import CHECKPOINTS, load_chgnet
-    from tether.backbones.weights import checkpoint_of
+    from tether.backbones.chgnet_weights import PUBLISHED, load_chgnet
 
     if weights == "pretrained":
         return load_chgnet(checkpoint)
-    return Chgnet(checkpoint_of(CHECKPOINTS, checkpoint, backbone="chgnet").config, seed=seed)
+    return Chgnet(PUBLISHED.checkpoint(checkpoint).config, seed=seed)
 
 
 def _sevennet(weights: str, seed: int, *, checkpoint: str = "7net-0", **size: Any) -> Backbone:
     from tether.backbones.sevennet import Sevennet
-    from tether.backbones.sevennet_weights import CHECKPOINTS, load_sevennet
-    from tether.backbones.weights import checkpoint_of
+    from tether.backbones.sevennet_weights import PUBLISHED, load_sevennet
 
     if weights == "pretrained":
         if size:
@@ -178,5 +176,5 @@ def _sevennet(weights: str, seed: int, *, checkpoint: str = "7net-0", **size: An
         return load_sevennet(checkpoint)
     if "n_features" in size:
         size["n_features"] = tuple(size["n_features"])
-    config = checkpoint_of(CHECKPOINTS, checkpoint, backbone="sevennet").config
+    config = PUBLISHED.checkpoint(checkpoint).config
     return Sevennet(replace(config, **size), seed=seed)

@@ -7,8 +7,6 @@ file than here has its weights negated.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,12 +15,7 @@ import torch
 from tether.backbones.harmonics import coupling
 from tether.backbones.sevennet import N_ELEMENTS, Sevennet, SevennetConfig
 from tether.backbones.sevennet_layer import Interaction
-from tether.backbones.weights import (
-    checkpoint_of,
-    converted_weights,
-    copy_weights,
-    find_package,
-)
+from tether.backbones.weights import Checkpoint, Published
 
 if TYPE_CHECKING:
     import io
@@ -30,44 +23,23 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["CHECKPOINTS", "Checkpoint", "load_sevennet", "weight_file"]
+__all__ = ["CHECKPOINTS", "PUBLISHED", "load_sevennet"]
 
-PACKAGE = "sevenn==0.13.0"
-LICENCE = "MIT"
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """One published weight file.
-
-    Attributes
-    ----------
-    path : str
-        Under the package's folder of pretrained potentials.
-    sha256 : str
-        Of the file in sevenn 0.13.0.
-    config : SevennetConfig
-        Size of the network.
-    level_of_theory : str
-        Of the training labels.
-    """
-
-    path: str
-    sha256: str
-    config: SevennetConfig = field(default_factory=SevennetConfig)
-    level_of_theory: str = "PBE(+U), uncorrected (MPtrj)"
-
+LEVEL = "PBE(+U), uncorrected (MPtrj)"
 
 #: By the package's names; the first is the default. Left out: the release of May 2024, which the
 #: default has replaced, and 7net-mf-0, which wants to be told a level of theory for each structure.
 CHECKPOINTS = {
     "7net-0": Checkpoint(
-        "SevenNet_0__11Jul2024/checkpoint_sevennet_0.pth",
+        "pretrained_potentials/SevenNet_0__11Jul2024/checkpoint_sevennet_0.pth",
         "7052cb42b7b3be42b40b97fa0d21077a48c54b5548948fc4dcf346629f813c36",
+        LEVEL,
+        SevennetConfig(),
     ),
     "7net-l3i5": Checkpoint(
-        "SevenNet_l3i5/checkpoint_l3i5.pth",
+        "pretrained_potentials/SevenNet_l3i5/checkpoint_l3i5.pth",
         "a7ff190d41efe5b8317a03d20a468e4036a1a3e64e0b14fdbab64ac3f4bfc09d",
+        LEVEL,
         SevennetConfig(
             n_features=(128, 64, 32, 32),
             cutoff_on=0.0,
@@ -84,72 +56,6 @@ _HARMLESS: list[Any] = [
     type(np.dtype(np.float64)),
     (np.zeros(0).__reduce__()[0], "numpy.core.multiarray._reconstruct"),  # its old name
 ]
-
-
-def weight_file(name: str, *, cache: Path | None = None) -> Path:
-    """A checkpoint as safetensors, converted once.
-
-    Parameters
-    ----------
-    name : str
-        One of `CHECKPOINTS`.
-    cache : Path, optional
-        Folder of the converted file; default ``~/.cache/tether``.
-
-    Returns
-    -------
-    Path
-        The safetensors file.
-
-    Raises
-    ------
-    TetherError
-        When the package is not installed, or its file is not the one that is pinned here.
-    """
-    checkpoint = checkpoint_of(CHECKPOINTS, name, backbone="sevennet")
-    folder = find_package("sevenn", distribution="sevenn 0.13", extra="sevennet")
-    return converted_weights(
-        folder / "pretrained_potentials" / checkpoint.path,
-        partial(_convert, config=checkpoint.config),
-        name=f"sevennet-{name}",
-        sha256=checkpoint.sha256,
-        package=PACKAGE,
-        licence=LICENCE,
-        cache=cache,
-    )
-
-
-def load_sevennet(name: str = "7net-0", *, cache: Path | None = None) -> Sevennet:
-    """SevenNet with published weights.
-
-    Parameters
-    ----------
-    name : str
-        One of `CHECKPOINTS`.
-    cache : Path, optional
-        Folder of the converted weights.
-
-    Returns
-    -------
-    Sevennet
-        In single precision, on the CPU.
-
-    Raises
-    ------
-    TetherError
-        See `weight_file`.
-    """
-    checkpoint = checkpoint_of(CHECKPOINTS, name, backbone="sevennet")
-    path = weight_file(name, cache=cache)
-    backbone = Sevennet(checkpoint.config)
-    backbone.spec = replace(
-        backbone.spec,
-        checkpoint=f"{name} ({PACKAGE.replace('==', ' ')})",
-        sha256=checkpoint.sha256,
-        level_of_theory=checkpoint.level_of_theory,
-    )
-    copy_weights(backbone.state_dict(), path, package=PACKAGE)
-    return backbone
 
 
 def _convert(content: io.BytesIO, config: SevennetConfig) -> dict[str, Tensor]:
@@ -220,3 +126,38 @@ def _path_weights(theirs: dict[str, Tensor], prefix: str, layer: Interaction) ->
             blocks[path] = block * sign.to(block.dtype)
     ordered = [blocks[first, second, third] for first, third, second in layer.paths]
     return torch.cat(ordered, dim=1).t()
+
+
+PUBLISHED = Published(
+    backbone="sevennet",
+    module="sevenn",
+    package="sevenn==0.13.0",
+    licence="MIT",
+    checkpoints=CHECKPOINTS,
+    convert=_convert,
+)
+
+
+def load_sevennet(name: str = "7net-0", *, cache: Path | None = None) -> Sevennet:
+    """SevenNet with published weights.
+
+    Parameters
+    ----------
+    name : str
+        One of `CHECKPOINTS`.
+    cache : Path, optional
+        Folder of the converted weights.
+
+    Returns
+    -------
+    Sevennet
+        In single precision, on the CPU.
+
+    Raises
+    ------
+    TetherError
+        See `Published.file`.
+    """
+    backbone = Sevennet(PUBLISHED.checkpoint(name).config)
+    PUBLISHED.load_into(backbone, name, cache=cache)
+    return backbone

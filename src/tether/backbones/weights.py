@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import io
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import torch
 
@@ -18,40 +19,147 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["checkpoint_of", "converted_weights", "copy_weights", "find_package"]
+    from tether.backbones.protocol import Backbone
+
+__all__ = ["Checkpoint", "Published", "converted_weights", "copy_weights", "find_package"]
 
 C = TypeVar("C")
 
 
-def checkpoint_of(checkpoints: Mapping[str, C], name: str, *, backbone: str) -> C:
-    """One of a backbone's published checkpoints.
+@dataclass(frozen=True)
+class Checkpoint(Generic[C]):
+    """One published weight file.
 
-    Parameters
+    Attributes
     ----------
-    checkpoints : mapping of str to object
-        By the package's names; the first is the default.
-    name : str
-        One of them.
-    backbone : str
-        Whose they are, for the error.
-
-    Returns
-    -------
-    object
-        File, level of theory and size.
-
-    Raises
-    ------
-    TetherError
-        For an unknown name.
+    path : str
+        Under the package's folder.
+    sha256 : str
+        Of the one file that may be opened.
+    level_of_theory : str
+        Of the training labels.
+    config : object
+        Size of the network.
+    elements : tuple of int, optional
+        Of the training structures; default: all that the network has room for.
     """
-    if name not in checkpoints:
-        raise TetherError(
-            f"checkpoint {name!r} of backbone {backbone!r}",
-            expected=f"one of {', '.join(checkpoints)}",
-            fix=f"set backbone.options.checkpoint={next(iter(checkpoints))!r}, or leave it out",
+
+    path: str
+    sha256: str
+    level_of_theory: str
+    config: C
+    elements: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Published(Generic[C]):
+    """A backbone's published weights, in the files of a third party's package.
+
+    Attributes
+    ----------
+    backbone : str
+        Name of the backbone and of the extra that installs the package.
+    module : str
+        Import name of the package.
+    package : str
+        Distribution and version that brings the files, as ``"chgnet==0.4.2"``.
+    licence : str
+        Of the weights, kept beside them.
+    checkpoints : mapping of str to Checkpoint
+        By the package's names; the first is the default.
+    convert : callable
+        From the content of a file, and the size of the network, to tensors under our names.
+    """
+
+    backbone: str
+    module: str
+    package: str
+    licence: str
+    checkpoints: Mapping[str, Checkpoint[C]]
+    convert: Callable[[io.BytesIO, C], dict[str, Tensor]]
+
+    def checkpoint(self, name: str) -> Checkpoint[C]:
+        """One of the checkpoints.
+
+        Raises
+        ------
+        TetherError
+            For an unknown name.
+        """
+        if name not in self.checkpoints:
+            default = next(iter(self.checkpoints))
+            raise TetherError(
+                f"checkpoint {name!r} of backbone {self.backbone!r}",
+                expected=f"one of {', '.join(self.checkpoints)}",
+                fix=f"set backbone.options.checkpoint={default!r}, or leave it out",
+            )
+        return self.checkpoints[name]
+
+    def file(self, name: str, *, cache: Path | None = None) -> Path:
+        """A checkpoint as safetensors, converted once.
+
+        Parameters
+        ----------
+        name : str
+            One of `checkpoints`.
+        cache : Path, optional
+            Folder of the converted file; default ``~/.cache/tether``.
+
+        Returns
+        -------
+        Path
+            The safetensors file.
+
+        Raises
+        ------
+        TetherError
+            When the package is not installed, or its file is not the one that is pinned here.
+        """
+        checkpoint = self.checkpoint(name)
+        distribution, _, version = self.package.partition("==")
+        minor = version.rpartition(".")[0]
+        folder = find_package(
+            self.module, distribution=f"{distribution} {minor}", extra=self.backbone
         )
-    return checkpoints[name]
+        return converted_weights(
+            folder / checkpoint.path,
+            lambda content: self.convert(content, checkpoint.config),
+            name=f"{self.backbone}-{name}",
+            sha256=checkpoint.sha256,
+            package=self.package,
+            licence=self.licence,
+            cache=cache,
+        )
+
+    def load_into(self, backbone: Backbone, name: str, *, cache: Path | None = None) -> None:
+        """Copy a checkpoint into a network of its size, and say so in `BackboneSpec`.
+
+        Parameters
+        ----------
+        backbone : Backbone
+            Written in place.
+        name : str
+            One of `checkpoints`.
+        cache : Path, optional
+            Folder of the converted file.
+
+        Raises
+        ------
+        TetherError
+            See `file`.
+        """
+        checkpoint = self.checkpoint(name)
+        path = self.file(name, cache=cache)
+        backbone.spec = replace(
+            backbone.spec,
+            checkpoint=f"{name} ({self.package.replace('==', ' ')})",
+            sha256=checkpoint.sha256,
+            licence=self.licence,
+            elements=checkpoint.elements or backbone.spec.elements,
+            level_of_theory=checkpoint.level_of_theory,
+        )
+        assert isinstance(backbone, torch.nn.Module)
+        copy_weights(backbone.state_dict(), path, package=self.package)
 
 
 def find_package(module: str, *, distribution: str, extra: str) -> Path:

@@ -3,7 +3,7 @@
 ``python tools/results_table.py [DOCUMENT …]``, by default every one that has results. Where the
 tables go, a document says which files of ``benchmarks/results/`` they are of:
 ``<!-- results: FILE … -->`` up to ``<!-- end of results -->``. A file is the ``summary.json`` of a
-comparison, the ``results.json`` of a suite (with ``:gains`` or ``:sizes``, the short of it), the
+comparison, the ``results.json`` of a suite (with ``:`` and one of `FORMS`, a part of it), the
 ``collapse.json`` of a measurement, or one that `measured_tables` knows; ``FOLDER/*`` is one table
 of all comparisons in it, ``FOLDER/`` one of a suite's runs, with their validation errors.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from suite_tables import (
     group_tables,
     percent,
     recipe_tables,
+    reference_table,
     suite_tables,
 )
 
@@ -48,6 +50,12 @@ MEASURES = {
     "knn_purity": ("purity of 10 neighbours", ".3f"),
     "effective_rank": ("effective rank", ".1f"),
     "ood_auroc": ("AUROC of OOD detection", ".3f"),
+}
+#: Parts of a suite's results.
+FORMS = {
+    "gains": gains_table,
+    "sizes": efficiency_list,
+    "probe": partial(reference_table, reference="probe"),
 }
 
 
@@ -173,7 +181,7 @@ def _of(names: list[str]) -> Iterable[str]:
         file, _, form = name.partition(":")
         content = json.loads((results / file).read_text())
         if form:
-            yield {"gains": gains_table, "sizes": efficiency_list}[form](content)
+            yield FORMS[form](content)
         else:
             yield MEASURED[name](content) if name in MEASURED else tables(content)
 

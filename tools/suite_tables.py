@@ -80,6 +80,24 @@ def gains_table(results: dict[str, Any]) -> str:
     return f"{caption}\n\n{markdown(_gains_heads('task', recipes), rows)}"
 
 
+def reference_table(results: dict[str, Any], reference: str) -> str:
+    """Markdown: a row a task with the OOD gains of the multi-task recipes over another recipe."""
+    found = {
+        (task["name"], gain["recipe"]): gain
+        for task in results["tasks"]
+        for gain in task["gains"]
+        if (gain["reference"], gain["subset"]) == (reference, "test/ood")
+        and "mft" in gain["recipe"]
+    }
+    recipes = list(dict.fromkeys(recipe for _, recipe in found))
+    rows = [
+        [task, *(percent(found[task, r]) if (task, r) in found else "–" for r in recipes)]
+        for task in dict.fromkeys(task for task, _ in found)
+    ]
+    heads = [f"OOD gain of `{recipe}` over `{reference}`" for recipe in recipes]
+    return markdown(["task", *heads], rows)
+
+
 def _group_gains(results: dict[str, Any]) -> str:
     """Markdown: a row a set of folds that `mft` has finished."""
     found = {(r["group"], r["recipe"], r["subset"]): r for r in results["groups"]}

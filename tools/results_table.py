@@ -29,7 +29,7 @@ from suite_tables import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ("README.md", "benchmarks/README.md")
@@ -52,7 +52,7 @@ MEASURES = {
     "ood_auroc": ("AUROC of OOD detection", ".3f"),
 }
 #: Parts of a suite's results.
-FORMS = {
+FORMS: dict[str, Callable[[dict[str, Any]], str]] = {
     "gains": gains_table,
     "sizes": efficiency_list,
     "probe": partial(reference_table, reference="probe"),

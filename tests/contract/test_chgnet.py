@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-import shutil
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -20,7 +18,6 @@ from tether.backbones import chgnet_weights
 from tether.backbones import weights as package_weights
 from tether.backbones.chgnet import ELEMENTS, Chgnet, ChgnetConfig
 from tether.backbones.load import load_backbone
-from tether.backbones.weights import find_package
 from tether.data.read import read_structures
 from tether.errors import TetherError
 from tether.structures import AtomBatch, from_ase, to_ase
@@ -288,67 +285,6 @@ def test_random_weights_are_distributed_as_the_package_does() -> None:
         assert ours[name].shape == theirs[name].shape, name
         if ours[name].numel() > 1000:
             assert float(ours[name].std()) == pytest.approx(float(theirs[name].std()), rel=0.1)
-
-
-class Bomb:
-    """Writes a file when unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return Path.touch, (self.path,)
-
-
-def package_copy(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that looks like the package, and the weight file in it."""
-    path = chgnet_weights.CHECKPOINTS["0.3.0"].path
-    original = find_package("chgnet", distribution="chgnet 0.4", extra="chgnet") / path
-    (folder / path).parent.mkdir(parents=True)
-    shutil.copy(original, folder / path)
-    monkeypatch.setattr(package_weights, "find_package", lambda *_, **__: folder)
-    return folder / path
-
-
-def test_one_changed_byte_is_another_file_and_it_is_not_opened(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = package_copy(tmp_path / "package", monkeypatch)
-    chgnet_weights.PUBLISHED.file("0.3.0", cache=tmp_path / "good")
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(bytes(content))
-    with pytest.raises(TetherError, match=r"has sha256 .*expected d14ab7c0f093.*never opened"):
-        chgnet_weights.load_chgnet(cache=tmp_path / "bad")
-    assert not (tmp_path / "bad").exists()
-
-
-def test_not_even_the_pinned_file_could_run_code(tmp_path: Path) -> None:
-    opened = tmp_path / "opened"
-    torch.save({"model": Bomb(opened)}, tmp_path / "bomb")
-    with (tmp_path / "bomb").open("rb") as file, pytest.raises(pickle.UnpicklingError):
-        chgnet_weights._convert(file, ChgnetConfig())  # type: ignore[arg-type]
-    assert not opened.exists()
-    torch.load(tmp_path / "bomb", weights_only=False)  # the bomb is a real one
-    assert opened.exists()
-
-
-def test_a_missing_file_and_a_damaged_cache_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cached = chgnet_weights.PUBLISHED.file("0.3.0", cache=tmp_path)
-    cached.write_bytes(cached.read_bytes()[:1000])
-    with pytest.raises(TetherError, match="cannot be read"):
-        chgnet_weights.load_chgnet(cache=tmp_path)
-    package_copy(tmp_path / "package", monkeypatch).unlink()
-    with pytest.raises(TetherError, match=r"No such file.*fix: pip install 'chgnet==0.4.2'"):
-        chgnet_weights.load_chgnet(cache=tmp_path / "empty")
-
-
-def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(TetherError, match=r"needs the package chgnet.*pip install 'tether\[chgnet"):
-        load_backbone("chgnet")
 
 
 @pytest.mark.parametrize(

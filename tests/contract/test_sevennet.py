@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,6 @@ from tether.backbones import weights as package_weights
 from tether.backbones.load import load_backbone
 from tether.backbones.sevennet import ELEMENTS, Sevennet
 from tether.backbones.sevennet_layer import SILU_NORM
-from tether.backbones.weights import find_package
 from tether.errors import TetherError
 from tether.heads.readout import PropertyHead
 from tether.model import AdaptedModel
@@ -343,51 +340,6 @@ def test_random_weights_are_distributed_as_the_package_does() -> None:
     frequencies = fresh["edge_embedding.basis_function.coeffs"]
     torch.testing.assert_close(ours.frequencies.detach(), frequencies)  # type: ignore[attr-defined]
     assert normalize2mom(torch.nn.functional.silu).cst == pytest.approx(SILU_NORM, rel=1e-12)
-
-
-class Bomb:
-    """Writes a file when unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return Path.touch, (self.path,)
-
-
-def test_one_changed_byte_is_another_file_and_it_is_not_opened(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    inside = Path(sevennet_weights.CHECKPOINTS["7net-0"].path)
-    original = find_package("sevenn", distribution="sevenn 0.13", extra="sevennet") / inside
-    file = tmp_path / "package" / inside
-    file.parent.mkdir(parents=True)
-    shutil.copy(original, file)
-    monkeypatch.setattr(package_weights, "find_package", lambda *_, **__: tmp_path / "package")
-    sevennet_weights.PUBLISHED.file("7net-0", cache=tmp_path / "good")
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(bytes(content))
-    with pytest.raises(TetherError, match=r"has sha256 .*expected 7052cb42b7b3.*never opened"):
-        sevennet_weights.load_sevennet(cache=tmp_path / "bad")
-    assert not (tmp_path / "bad").exists()
-
-
-def test_not_even_the_pinned_file_could_run_code(tmp_path: Path) -> None:
-    opened = tmp_path / "opened"
-    torch.save({"model_state_dict": Bomb(opened)}, tmp_path / "bomb")
-    config = sevennet_weights.CHECKPOINTS["7net-0"].config
-    with (tmp_path / "bomb").open("rb") as file, pytest.raises(pickle.UnpicklingError):
-        sevennet_weights._convert(file, config)  # type: ignore[arg-type]
-    assert not opened.exists()
-    torch.load(tmp_path / "bomb", weights_only=False)  # the bomb is a real one
-    assert opened.exists()
-
-
-def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(TetherError, match=r"the package sevenn, .*pip install 'tether\[sevennet"):
-        load_backbone("sevennet")
 
 
 @pytest.mark.parametrize(

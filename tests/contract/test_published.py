@@ -23,19 +23,14 @@ KEYS = {"chgnet": "model", "sevennet": "model_state_dict"}
 
 
 @pytest.fixture(params=[chgnet_weights, sevennet_weights], ids=list(KEYS))
-def published(request: pytest.FixtureRequest) -> Published[Any]:
-    found: Published[Any] = request.param.PUBLISHED
+def published(request: pytest.FixtureRequest) -> Published[Any, Any]:
+    found: Published[Any, Any] = request.param.PUBLISHED
     pytest.importorskip(found.module, reason=f"the extra {found.backbone} is not installed")
     return found
 
 
-def load(published: Published[Any], cache: Path) -> None:
-    backbone = load_backbone(published.backbone, weights="random")
-    published.load_into(backbone, next(iter(published.checkpoints)), cache=cache)
-
-
 def package_copy(
-    published: Published[Any], folder: Path, monkeypatch: pytest.MonkeyPatch
+    published: Published[Any, Any], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[str, Path]:
     """A folder that looks like the package; the default checkpoint's name and file in it."""
     name, checkpoint = next(iter(published.checkpoints.items()))
@@ -57,7 +52,7 @@ class Bomb:
 
 
 def test_one_changed_byte_is_another_file_and_it_is_not_opened(
-    published: Published[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    published: Published[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name, file = package_copy(published, tmp_path / "package", monkeypatch)
     published.file(name, cache=tmp_path / "good")
@@ -66,11 +61,13 @@ def test_one_changed_byte_is_another_file_and_it_is_not_opened(
     file.write_bytes(bytes(content))
     pinned = published.checkpoint(name).sha256[:12]
     with pytest.raises(TetherError, match=f"has sha256 .*expected {pinned}.*never opened"):
-        load(published, tmp_path / "bad")
+        published.load(name, cache=tmp_path / "bad")
     assert not (tmp_path / "bad").exists()
 
 
-def test_not_even_the_pinned_file_could_run_code(published: Published[Any], tmp_path: Path) -> None:
+def test_not_even_the_pinned_file_could_run_code(
+    published: Published[Any, Any], tmp_path: Path
+) -> None:
     opened = tmp_path / "opened"
     torch.save({KEYS[published.backbone]: Bomb(opened)}, tmp_path / "bomb")
     config = next(iter(published.checkpoints.values())).config
@@ -82,21 +79,21 @@ def test_not_even_the_pinned_file_could_run_code(published: Published[Any], tmp_
 
 
 def test_a_missing_file_and_a_damaged_cache_are_refused(
-    published: Published[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    published: Published[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name, file = package_copy(published, tmp_path / "package", monkeypatch)
     cached = published.file(name, cache=tmp_path)
     cached.write_bytes(cached.read_bytes()[:1000])
     with pytest.raises(TetherError, match="cannot be read"):
-        load(published, tmp_path)
+        published.load(name, cache=tmp_path)
     file.unlink()
     fix = f"fix: pip install '{published.package}'"
     with pytest.raises(TetherError, match=f"No such file.*{fix}"):
-        load(published, tmp_path / "empty")
+        published.load(name, cache=tmp_path / "empty")
 
 
 def test_without_the_package_the_extra_is_named(
-    published: Published[Any], monkeypatch: pytest.MonkeyPatch
+    published: Published[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     distribution, extra = published.package.partition("==")[0], published.backbone

@@ -15,11 +15,10 @@ from tether.backbones.weights import Checkpoint, Published
 
 if TYPE_CHECKING:
     import io
-    from pathlib import Path
 
     from torch import Tensor
 
-__all__ = ["CHECKPOINTS", "PUBLISHED", "load_chgnet"]
+__all__ = ["CHECKPOINTS", "PUBLISHED"]
 
 #: By the package's names of its versions; the first is the default.
 CHECKPOINTS = {
@@ -121,30 +120,6 @@ PUBLISHED = Published(
     package="chgnet==0.4.2",
     licence="BSD-3-Clause-LBNL",
     checkpoints=CHECKPOINTS,
+    network=Chgnet,
     convert=_convert,
 )
-
-
-def load_chgnet(name: str = "0.3.0", *, cache: Path | None = None) -> Chgnet:
-    """CHGNet with published weights.
-
-    Parameters
-    ----------
-    name : str
-        One of `CHECKPOINTS`.
-    cache : Path, optional
-        Folder of the converted weights.
-
-    Returns
-    -------
-    Chgnet
-        In single precision, on the CPU.
-
-    Raises
-    ------
-    TetherError
-        See `Published.file`.
-    """
-    backbone = Chgnet(PUBLISHED.checkpoint(name).config)
-    PUBLISHED.load_into(backbone, name, cache=cache)
-    return backbone

@@ -155,16 +155,16 @@ def _tiny(seed: int, **size: Any) -> Backbone:
 
 def _chgnet(weights: str, seed: int, *, checkpoint: str = "0.3.0") -> Backbone:
     from tether.backbones.chgnet import Chgnet
-    from tether.backbones.chgnet_weights import PUBLISHED, load_chgnet
+    from tether.backbones.chgnet_weights import PUBLISHED
 
     if weights == "pretrained":
-        return load_chgnet(checkpoint)
+        return PUBLISHED.load(checkpoint)
     return Chgnet(PUBLISHED.checkpoint(checkpoint).config, seed=seed)
 
 
 def _sevennet(weights: str, seed: int, *, checkpoint: str = "7net-0", **size: Any) -> Backbone:
     from tether.backbones.sevennet import Sevennet
-    from tether.backbones.sevennet_weights import PUBLISHED, load_sevennet
+    from tether.backbones.sevennet_weights import PUBLISHED
 
     if weights == "pretrained":
         if size:
@@ -173,7 +173,7 @@ def _sevennet(weights: str, seed: int, *, checkpoint: str = "7net-0", **size: An
                 expected="checkpoint only: published weights have one size",
                 fix="remove the size, or train from random weights (recipe scratch)",
             )
-        return load_sevennet(checkpoint)
+        return PUBLISHED.load(checkpoint)
     if "n_features" in size:
         size["n_features"] = tuple(size["n_features"])
     config = PUBLISHED.checkpoint(checkpoint).config

@@ -19,11 +19,10 @@ from tether.backbones.weights import Checkpoint, Published
 
 if TYPE_CHECKING:
     import io
-    from pathlib import Path
 
     from torch import Tensor
 
-__all__ = ["CHECKPOINTS", "PUBLISHED", "load_sevennet"]
+__all__ = ["CHECKPOINTS", "PUBLISHED"]
 
 LEVEL = "PBE(+U), uncorrected (MPtrj)"
 
@@ -134,30 +133,6 @@ PUBLISHED = Published(
     package="sevenn==0.13.0",
     licence="MIT",
     checkpoints=CHECKPOINTS,
+    network=Sevennet,
     convert=_convert,
 )
-
-
-def load_sevennet(name: str = "7net-0", *, cache: Path | None = None) -> Sevennet:
-    """SevenNet with published weights.
-
-    Parameters
-    ----------
-    name : str
-        One of `CHECKPOINTS`.
-    cache : Path, optional
-        Folder of the converted weights.
-
-    Returns
-    -------
-    Sevennet
-        In single precision, on the CPU.
-
-    Raises
-    ------
-    TetherError
-        See `Published.file`.
-    """
-    backbone = Sevennet(PUBLISHED.checkpoint(name).config)
-    PUBLISHED.load_into(backbone, name, cache=cache)
-    return backbone

@@ -7,7 +7,7 @@ import importlib.util
 import io
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 import torch
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Checkpoint", "Published", "converted_weights", "copy_weights", "find_package"]
 
 C = TypeVar("C")
+B = TypeVar("B", bound="Backbone")
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Checkpoint(Generic[C]):
 
 
 @dataclass(frozen=True)
-class Published(Generic[C]):
+class Published(Generic[C, B]):
     """A backbone's published weights, in the files of a third party's package.
 
     Attributes
@@ -67,6 +68,8 @@ class Published(Generic[C]):
         Of the weights, kept beside them.
     checkpoints : mapping of str to Checkpoint
         By the package's names; the first is the default.
+    network : callable
+        From the size of the network to one with random weights.
     convert : callable
         From the content of a file, and the size of the network, to tensors under our names.
     """
@@ -76,6 +79,7 @@ class Published(Generic[C]):
     package: str
     licence: str
     checkpoints: Mapping[str, Checkpoint[C]]
+    network: Callable[[C], B]
     convert: Callable[[io.BytesIO, C], dict[str, Tensor]]
 
     def checkpoint(self, name: str) -> Checkpoint[C]:
@@ -131,17 +135,20 @@ class Published(Generic[C]):
             cache=cache,
         )
 
-    def load_into(self, backbone: Backbone, name: str, *, cache: Path | None = None) -> None:
-        """Copy a checkpoint into a network of its size, and say so in `BackboneSpec`.
+    def load(self, name: str, *, cache: Path | None = None) -> B:
+        """The backbone with a checkpoint's weights, in single precision on the CPU.
 
         Parameters
         ----------
-        backbone : Backbone
-            Written in place.
         name : str
             One of `checkpoints`.
         cache : Path, optional
             Folder of the converted file.
+
+        Returns
+        -------
+        Backbone
+            Its `BackboneSpec` says which weights it has.
 
         Raises
         ------
@@ -150,6 +157,7 @@ class Published(Generic[C]):
         """
         checkpoint = self.checkpoint(name)
         path = self.file(name, cache=cache)
+        backbone = self.network(checkpoint.config)
         backbone.spec = replace(
             backbone.spec,
             checkpoint=f"{name} ({self.package.replace('==', ' ')})",
@@ -158,8 +166,9 @@ class Published(Generic[C]):
             elements=checkpoint.elements or backbone.spec.elements,
             level_of_theory=checkpoint.level_of_theory,
         )
-        assert isinstance(backbone, torch.nn.Module)
-        copy_weights(backbone.state_dict(), path, package=self.package)
+        tensors = cast("torch.nn.Module", backbone).state_dict()
+        copy_weights(tensors, path, package=self.package)
+        return backbone
 
 
 def find_package(module: str, *, distribution: str, extra: str) -> Path:

@@ -69,7 +69,7 @@ def gains_table(results: dict[str, Any]) -> str:
             f"{task['name']} ({task['unit']})",
             *(_pair(task, name) for name in recipes),
             *(_gain(task, "mft", one, subset) for one, subset in ASKED),
-            " / ".join(_forces([task], name, ".2g") for name in ("full", "mft")),
+            _forces_after([task]),
         ]
         for task in results["tasks"]
         if task["rows"]
@@ -111,14 +111,13 @@ def _group_gains(results: dict[str, Any]) -> str:
         pairs = (
             (found.get((group, n, "test/id")), found.get((group, n, "test/ood"))) for n in SHORT
         )
-        gains = (found[group, "mft", subset]["gains"].get(one) for one, subset in ASKED)
         tasks = [task for task in results["tasks"] if group in task["values"].values()]
         rows.append(
             [
                 f"{group} ({found[group, 'mft', 'test/ood']['n_folds']} folds)",
                 *(f"{i['value']:.3g} / {o['value']:.3g}" if i and o else "–" for i, o in pairs),
-                *(percent({**g, "gain_percent": g["percent"]}) if g else "–" for g in gains),
-                " / ".join(_forces(tasks, name, ".2g") for name in ("full", "mft")),
+                *(_fold_gain(found[group, "mft", subset], one) for one, subset in ASKED),
+                _forces_after(tasks),
             ]
         )
     return f"{caption}\n\n{markdown(_gains_heads('data set', SHORT), rows)}"
@@ -127,6 +126,10 @@ def _group_gains(results: dict[str, Any]) -> str:
 def _gains_heads(first: str, recipes: tuple[str, ...]) -> list[str]:
     gains = (f"{subset[5:].upper()} gain over `{one}`" for one, subset in ASKED)
     return [first, *(f"`{name}`" for name in recipes), *gains, "forces"]
+
+
+def _forces_after(tasks: list[dict[str, Any]]) -> str:
+    return " / ".join(_forces(tasks, name, ".2g") for name in ("full", "mft"))
 
 
 def _forces(tasks: list[dict[str, Any]], recipe: str, form: str) -> str:
@@ -138,6 +141,11 @@ def _forces(tasks: list[dict[str, Any]], recipe: str, form: str) -> str:
         if forgetting["recipe"] == recipe
     ]
     return f"{sum(found) / len(found):{form}}" if found else "–"
+
+
+def _fold_gain(row: dict[str, Any], reference: str) -> str:
+    gain = row["gains"].get(reference)
+    return percent({**gain, "gain_percent": gain["percent"]}) if gain else "–"
 
 
 def group_tables(results: dict[str, Any]) -> str:
@@ -152,13 +160,11 @@ def group_tables(results: dict[str, Any]) -> str:
     rows = []
     for group, name in dict.fromkeys((group, name) for group, name, _ in found):
         inside, outside = (found[group, name, subset] for subset in ("test/id", "test/ood"))
-        gains = [outside["gains"].get(one) for one in over]
-        shown = [percent({**g, "gain_percent": g["percent"]}) if g else "–" for g in gains]
         rows.append(
             [
                 *(group, f"`{name}`", str(outside["n_folds"])),
                 *(f"{r['value']:.3g} [{r['low']:.3g}, {r['high']:.3g}]" for r in (inside, outside)),
-                *shown,
+                *(_fold_gain(outside, one) for one in over),
             ]
         )
     return f"{caption}\n\n{markdown(heads, rows)}"

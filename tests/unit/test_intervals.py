@@ -15,6 +15,7 @@ from tether.metrics.intervals import (
     paired_gain,
     seed_pooled_interval,
 )
+from tether.metrics.resampling import _counts, drawn_means
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -138,9 +139,25 @@ def test_reproducible_and_independent_of_memory_chunks(monkeypatch: pytest.Monke
     assert whole == bootstrap_interval(errors)
     assert whole != bootstrap_interval(errors, seed=1)
     monkeypatch.setattr("tether.metrics.resampling._CHUNK", 700)
+    _counts.cache_clear()
     chunked = bootstrap_interval(errors)
     assert chunked.low == pytest.approx(whole.low, rel=1e-12)
     assert chunked.value == whole.value
+
+
+def test_kept_draws_are_those_of_the_generators_state() -> None:
+    losses = [np.random.default_rng(6).exponential(size=(2, 50))]
+    generator = np.random.default_rng(7)
+    first, second = (drawn_means(generator, losses, 30)[0] for _ in range(2))
+    assert not np.array_equal(first, second)
+    _counts.cache_clear()
+    again = np.random.default_rng(7)
+    for expected in (first, second):
+        np.testing.assert_array_equal(drawn_means(again, losses, 30)[0], expected)
+    # What is drawn next is the same too, whether the draws were made or kept.
+    assert again.random() == generator.random()
+    by_hand = np.random.default_rng(7).integers(50, size=(30, 50))
+    np.testing.assert_allclose(first, losses[0][:, by_hand].mean(axis=2), rtol=1e-12)
 
 
 # --- gains --------------------------------------------------------------------------------------

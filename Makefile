@@ -33,8 +33,9 @@ endef
 
 .PHONY: test demo lint format lock clean
 
+# A file's tests on one worker, whose fixtures are then made once; the last files are quick ones.
 test: $(INSTALLED)
-	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS)
+	$(ONE_THREAD) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 demo: $(INSTALLED)
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh

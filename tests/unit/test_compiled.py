@@ -124,7 +124,7 @@ def test_missing_labels_and_frozen_weights_are_traced_apart() -> None:
 def test_inductor_computes_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     # What is kept from before may hold conditions on sizes that are no longer made.
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    backbone = TinyBackbone()
+    backbone = TinyBackbone(n_layers=1)
     graph = labelled(backbone, NAMES)
     task = tasks_of(graph)[1]
     model = model_of(backbone)

@@ -258,6 +258,7 @@ def _other_recipes(tasks: list[dict[str, Any]], common: list[str]) -> list[str]:
     names = [name for name in (some[0]["steps"] if some else ()) if name in done - set(common)]
     if not names:
         return []
+    some = [task for task in some if any(row["recipe"] in names for row in task["rows"])]
     subsets = ("test/id", "test/ood")
     heads = [f"{task['name']}, {subset[5:].upper()} gain" for task in some for subset in subsets]
     rows = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import re
 import sys
@@ -13,7 +14,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
+from tether.cli.bench_tables import print_results
 from tether.errors import TetherError
 from tether.metrics.efficiency import Reached, size_reaching
 from tether.metrics.tasks import alike
@@ -343,6 +346,15 @@ def test_a_suite_without_a_finished_run(tmp_path: Path) -> None:
     page = " ".join(_page(tmp_path, results).words)
     assert "No run has finished, so there is nothing to compare yet." in page
     assert "0 of 1 runs are done; to do: t0/full-s0." in page
+
+
+def test_no_number_is_cut_on_a_narrow_terminal() -> None:
+    """Errors over eight orders of magnitude: columns of every width, in every combination."""
+    results = _results(_errors(0.88, 1.0))
+    for width in range(40, 160):
+        console = Console(width=width, record=True, file=io.StringIO())
+        print_results(results, console)
+        assert "…" not in console.export_text(), width
 
 
 def test_hostile_names_stay_text(tmp_path: Path) -> None:

@@ -88,11 +88,12 @@ def _print_tables(
     console: Console,
 ) -> None:
     """Print a row a recipe and a column a task, in as many tables as the width asks for."""
+    # Of a column: its text, a blank on either side, and the box's between it and the one before.
     widths = [
-        2 + max(cell_len(line) for text in (name, *map(str, cells)) for line in text.split("\n"))
+        3 + max(cell_len(line) for text in (name, *map(str, cells)) for line in text.split("\n"))
         for name, cells in columns
     ]
-    room = console.width - max(map(cell_len, recipes)) - 1
+    room = console.width - max(map(cell_len, recipes)) - 2
     start = 0
     while start < len(columns):
         end = start + 1

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.cells import cell_len
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from tether.cli.tables import stack
+from tether.cli.tables import full_width, stack
 from tether.report.format import format_gain, format_p, format_quantity, n_decimals
 from tether.report.results import subset_label
 from tether.report.suite_read import (
@@ -88,32 +87,31 @@ def _print_tables(
     console: Console,
 ) -> None:
     """Print a row a recipe and a column a task, in as many tables as the width asks for."""
-    # Of a column: its text, a blank on either side, and the box's between it and the one before.
-    widths = [
-        3 + max(cell_len(line) for text in (name, *map(str, cells)) for line in text.split("\n"))
-        for name, cells in columns
-    ]
-    room = console.width - max(map(cell_len, recipes)) - 2
     start = 0
     while start < len(columns):
         end = start + 1
-        while end < len(columns) and sum(widths[start : end + 1]) <= room:
-            end += 1
-        table = Table(
-            title=Text(title, style="bold"),
-            title_justify="left",
-            box=box.SIMPLE_HEAD,
-            pad_edge=False,
-        )
-        table.add_column("")
-        for name, _ in columns[start:end]:
-            table.add_column(Text(name), justify="right")
-        for idx, recipe in enumerate(recipes):
-            cells = [cells[idx] for _, cells in columns[start:end]]
-            if any(cells):
-                table.add_row(Text(recipe), *cells)
+        table = _table(title, recipes, columns[start:end])
+        while end < len(columns):
+            wider = _table(title, recipes, columns[start : end + 1])
+            if full_width(wider, console) > console.width:
+                break
+            end, table = end + 1, wider
         console.print(table)
         start = end
+
+
+def _table(title: str, recipes: Sequence[str], columns: Sequence[tuple[str, list[Text]]]) -> Table:
+    table = Table(
+        title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+    )
+    table.add_column("")
+    for name, _ in columns:
+        table.add_column(Text(name), justify="right")
+    for idx, recipe in enumerate(recipes):
+        cells = [cells[idx] for _, cells in columns]
+        if any(cells):
+            table.add_row(Text(recipe), *cells)
+    return table
 
 
 def _done_cell(task: Mapping[str, Any], recipe: str) -> Text:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich import box
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -18,13 +19,14 @@ from tether.report.verdict import verdict
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["print_comparison", "stack"]
+__all__ = ["full_width", "print_comparison", "stack"]
 
-_WIDE = 100
+#: Characters: wider than any table.
+_UNBOUNDED = 10_000
 
 
 def print_comparison(summary: Mapping[str, Any], console: Console) -> None:
-    """Print a comparison: one table a target at 100 columns or more, two below that.
+    """Print a comparison: one table a target where it fits, two where it does not.
 
     Parameters
     ----------
@@ -37,19 +39,26 @@ def print_comparison(summary: Mapping[str, Any], console: Console) -> None:
         console.print()
         console.print(Text(verdict(summary, target)))
         values = overview_table(summary, target)
-        if console.width >= _WIDE:
-            console.print(
-                _table(summary, target, values, console, parts=("errors", "gains", "cost"))
-            )
-        else:
-            console.print(_table(summary, target, values, console, parts=("errors",)))
-            console.print(_table(summary, target, values, console, parts=("gains", "cost")))
+        tables = [_table(summary, target, values, console, parts=("errors", "gains", "cost"))]
+        if full_width(tables[0], console) > console.width:
+            tables = [
+                _table(summary, target, values, console, parts=parts)
+                for parts in (("errors",), ("gains", "cost"))
+            ]
+        for table in tables:
+            console.print(table)
         for line in _limit_lines(values):
             console.print(Text(line))
         for row in values.foot:
             console.print(Text(f"{_reference_line(values, row)}", style="dim"))
     if not targets_of(summary):
         console.print("No run has finished, so there is nothing to compare yet.")
+
+
+def full_width(table: Table, console: Console) -> int:
+    """Characters that a table takes with nothing cut, whatever the console has."""
+    options = console.options.update(width=_UNBOUNDED)
+    return Measurement.get(console, options, table).maximum
 
 
 def _table(

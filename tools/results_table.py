@@ -26,6 +26,7 @@ from suite_tables import (
     recipe_tables,
     reference_table,
     suite_tables,
+    weights_table,
 )
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ FORMS: dict[str, Callable[[dict[str, Any]], str]] = {
     "gains": gains_table,
     "sizes": efficiency_list,
     "probe": partial(reference_table, reference="probe"),
+    "weights": weights_table,
 }
 
 

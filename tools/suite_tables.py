@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import fmean
 from typing import Any
 
 from measured_tables import markdown
@@ -12,6 +13,7 @@ from tether.report.suite_read import FEWEST_TASKS, run_counts
 #: What a short table has: its recipes (folds also the outside model), and which gains of `mft`.
 SHORT = ("scratch", "probe", "full", "mft", "fingerprint")
 ASKED = (("full", "test/id"), ("full", "test/ood"), ("scratch", "test/ood"))
+CONSTRAINED = "mft-constraint"
 GAINS_CAPTION = (
     "gains of `mft` with 95 % intervals; last, the force MAE in eV/Å on held-out geometries after "
     "`full` / after `mft`."
@@ -96,6 +98,67 @@ def reference_table(results: dict[str, Any], reference: str) -> str:
     ]
     heads = [f"OOD gain of `{recipe}` over `{reference}`" for recipe in recipes]
     return markdown(["task", *heads], rows)
+
+
+def weights_table(results: dict[str, Any]) -> str:
+    """Markdown: a row a task that has the constraint and some weight of `mft`, on the same seeds.
+
+    Last, how much worse the constraint is outside than the weight that validation would choose, and
+    than the best one, which nobody can know of.
+    """
+    settings = {recipe["name"]: dict(recipe["settings"]) for recipe in results["recipes"]}
+    for entry in settings.values():
+        entry.pop("name", None)
+    weights = {name: entry.pop("forcefield_weight", None) for name, entry in settings.items()}
+    family = [name for name in settings if settings[name] == settings["mft"]]
+    family.sort(key=lambda name: weights[name])
+    rows = []
+    for task in results["tasks"]:
+        done = {row["recipe"] for row in task["seed_rows"]}
+        names = [name for name in family if name in done]
+        if CONSTRAINED not in done or len(names) < 2:
+            continue
+        errors = _matched_errors(task, [*names, CONSTRAINED])
+        own, other = errors[CONSTRAINED]["test/ood"], []
+        for subset in ("val", "test/ood"):
+            best = min(names, key=lambda name: errors[name][subset])
+            percentage = 100 * (own / errors[best]["test/ood"] - 1)
+            other.append(f"{percentage:+.1f} % (weight {weights[best]:g})")
+        unit = f" ({task['unit']})" if task["unit"] else ""
+        rows.append(
+            [
+                f"{task['name']}{unit}",
+                *(_triple(errors, name) for name in (*family, CONSTRAINED)),
+                *other,
+            ]
+        )
+    heads = ["task", *(f"weight {weights[name]:g}" for name in family), f"`{CONSTRAINED}`"]
+    heads += ["OOD, against validation's weight", "OOD, against the best weight"]
+    return markdown(heads, rows)
+
+
+def _matched_errors(task: dict[str, Any], recipes: list[str]) -> dict[str, dict[str, float]]:
+    """Recipe → subset → error, mean over the seeds that all recipes have."""
+    seeds = set.intersection(
+        *({row["seed"] for row in task["seed_rows"] if row["recipe"] == name} for name in recipes)
+    )
+    return {
+        name: {
+            subset: fmean(
+                row["value"]
+                for row in task["seed_rows"]
+                if (row["recipe"], row["subset"]) == (name, subset) and row["seed"] in seeds
+            )
+            for subset in ("val", "test/id", "test/ood")
+        }
+        for name in recipes
+    }
+
+
+def _triple(errors: dict[str, dict[str, float]], recipe: str) -> str:
+    return (
+        " / ".join(f"{value:.3g}" for value in errors[recipe].values()) if recipe in errors else "–"
+    )
 
 
 def _group_gains(results: dict[str, Any]) -> str:

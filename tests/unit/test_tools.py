@@ -228,6 +228,42 @@ def test_no_measured_number_is_typed_by_hand(document: str) -> None:
     assert len(found) == 3
 
 
+def test_the_constraint_is_held_against_weights_of_the_same_seeds() -> None:
+    made = {
+        # recipe: settings, seed → (validation, inside, outside); seed 1 is no seed of the others
+        "mft": (
+            {"base": "mft", "forcefield_weight": 0.5},
+            {0: (2.0, 3.0, 10.0), 1: (0.1, 0.1, 0.1)},
+        ),
+        "mft-w2": (
+            {"base": "mft", "name": "mft-w2", "forcefield_weight": 2.0},
+            {0: (4.0, 5.0, 8.0)},
+        ),
+        "mft-constraint": ({"base": "mft-constraint"}, {0: (2.5, 3.5, 9.0)}),
+        "mft-plain": ({"base": "mft", "lr": 0.1, "forcefield_weight": 1.0}, {0: (1.0, 1.0, 1.0)}),
+    }
+    subsets = ("val", "test/id", "test/ood")
+    task = {
+        "name": "a",
+        "unit": "eV",
+        "seed_rows": [
+            {"recipe": name, "seed": seed, "subset": subset, "value": value}
+            for name, (_, errors) in made.items()
+            for seed, values in errors.items()
+            for subset, value in zip(subsets, values, strict=True)
+        ],
+    }
+    without = {**task, "name": "b", "seed_rows": task["seed_rows"][:6]}
+    recipes = [{"name": name, "settings": settings} for name, (settings, _) in made.items()]
+    table = load("suite_tables").weights_table({"recipes": recipes, "tasks": [without, task]})
+    head, _, row = (line.strip("| ").split(" | ") for line in table.splitlines())
+    assert head[:4] == ["task", "weight 0.5", "weight 2", "`mft-constraint`"]
+    assert row == [
+        *("a (eV)", "2 / 3 / 10", "4 / 5 / 8", "2.5 / 3.5 / 9"),
+        *("-10.0 % (weight 0.5)", "+12.5 % (weight 2)"),
+    ]
+
+
 def test_every_number_of_a_suite_has_its_run() -> None:
     folder = RESULTS / "qm9-boom"
     results = json.loads((folder / "results.json").read_text())

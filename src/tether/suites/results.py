@@ -85,7 +85,7 @@ def _entry(suite: Suite, task: Task) -> dict[str, Any]:
         return [row for row in summary.get(key, []) if row["metric"] == metric]
 
     pooled = [row for row in pick("rows") if row["seed"] == "pooled"]
-    seeds = [row for row in pick("rows") if row["seed"] != "pooled" and row["subset"] != "val"]
+    seeds = [row for row in pick("rows") if row["seed"] != "pooled"]
     return {
         "name": task.name,
         "values": task.values,
@@ -144,7 +144,8 @@ def _by_seed(entry: Mapping[str, Any], target: str, subset: str) -> _BySeed:
 
 def _columns(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(target, subset) of the test sets of a task."""
-    return list(dict.fromkeys((row["target"], row["subset"]) for row in entry["seed_rows"]))
+    rows = (row for row in entry["seed_rows"] if row["subset"] != "val")
+    return list(dict.fromkeys((row["target"], row["subset"]) for row in rows))
 
 
 def _matched(entries: Sequence[Mapping[str, Any]], recipes: Sequence[str]) -> dict[str, Any]:

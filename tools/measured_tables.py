@@ -158,7 +158,7 @@ def runs_table(suites: Sequence[Path]) -> str:
             errors = [known[subset, metric] for subset in ("val", "test/id", "test/ood")]
             unit = ", ".join(filter(None, (metric.upper(), metrics["rows"][0]["unit"])))
             task = f"{file.parents[2].name} ({unit})"
-            forces = metrics.get("forgetting", {}).get("after", {}).get("force_mae")
+            forces = (metrics.get("forgetting") or {}).get("after", {}).get("force_mae")
             moved = "–" if forces is None else f"{forces:.3f}"
             rows.append([suite.name, task, file.parent.name, *errors, moved])
     heads = ["suite", "task", "run", "validation", "ID test", "OOD test", "force MAE"]

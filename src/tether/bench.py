@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tether.suites.suite import Stage, Suite
 
-__all__ = ["prepare_suite", "run_suite", "suite_jobs", "write_results"]
+__all__ = ["check_finished", "prepare_suite", "run_suite", "suite_jobs", "write_results"]
 
 
 def suite_jobs(suite: Suite) -> list[Job]:
@@ -97,6 +97,25 @@ def run_suite(
     run_jobs(suite_jobs(suite), report, workers=workers)
 
 
+def check_finished(suite: Suite) -> None:
+    """Refuse a folder whose finished runs are not those that the suite asks for.
+
+    Parameters
+    ----------
+    suite : Suite
+        All of it, not the part that is to run. Tasks whose data are not there are left out.
+
+    Raises
+    ------
+    TetherError
+        For a run with other settings, or of other data.
+    """
+    for task in suite.tasks:
+        finished = [job for job in plan(task.config, task.out) if job.is_complete]
+        if task.has_data:
+            check_jobs(finished, structures=False)
+
+
 def write_results(suite: Suite) -> dict[str, Any]:
     """Write ``results.json`` from what is finished, and ``results.html`` from it.
 
@@ -109,7 +128,13 @@ def write_results(suite: Suite) -> dict[str, Any]:
     -------
     dict
         The content of ``results.json``.
+
+    Raises
+    ------
+    TetherError
+        As of `check_finished`.
     """
+    check_finished(suite)
     results = suite_results(suite)
     if suite.published:
         figures = published_figures(suite=suite.published)

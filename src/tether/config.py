@@ -169,6 +169,26 @@ class Config(Closed):
                 )
         return points
 
+    def check(self) -> None:
+        """Refuse what its fields, each right by itself, do not make a comparison of.
+
+        Raises
+        ------
+        TetherError
+            For training settings or recipes that are none, and for what is named twice.
+        """
+        self.settings()
+        for name, values in (
+            ("targets", self.targets),
+            ("seeds", self.seeds),
+            ("references", self.references),
+            ("recipes and outside", self.methods()),
+        ):
+            if len(set(values)) < len(values):
+                raise TetherError(
+                    f"`{name}` is {list(values)}", expected="each once", fix="remove the repeats"
+                )
+
     def methods(self) -> list[str]:
         """Names of all rows: recipes, then outside models."""
         return [*(point.name for point in self.points()), *self.outside]
@@ -244,18 +264,7 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
         of the wrong type.
     """
     config = read_config(Config, path, overrides)
-    config.settings()
-    config.points()
-    for name, values in (
-        ("targets", config.targets),
-        ("seeds", config.seeds),
-        ("references", config.references),
-        ("recipes and outside", config.methods()),
-    ):
-        if len(set(values)) < len(values):
-            raise TetherError(
-                f"`{name}` is {list(values)}", expected="each once", fix="remove the repeats"
-            )
+    config.check()
     return config
 
 

@@ -1,8 +1,8 @@
-"""The one exception that users see: the offending value, what was expected, and the fix."""
+"""The exceptions that users see: the offending value, what was expected, and the fix."""
 
 from __future__ import annotations
 
-__all__ = ["TetherError"]
+__all__ = ["OccupiedError", "TetherError"]
 
 
 class TetherError(ValueError):
@@ -30,8 +30,12 @@ class TetherError(ValueError):
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword-only arguments do not survive the default pickling, and worker processes
         # must be able to send this error to their parent.
-        return _rebuild, (self.problem, self.expected, self.fix)
+        return _rebuild, (type(self), self.problem, self.expected, self.fix)
 
 
-def _rebuild(problem: str, expected: str, fix: str) -> TetherError:
-    return TetherError(problem, expected=expected, fix=fix)
+class OccupiedError(TetherError):
+    """What is asked for is right, and another process is at it."""
+
+
+def _rebuild(kind: type[TetherError], problem: str, expected: str, fix: str) -> TetherError:
+    return kind(problem, expected=expected, fix=fix)

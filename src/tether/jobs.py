@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tether.adapt import adapt, check_run
+from tether.errors import OccupiedError
 from tether.outside.fit import check_fingerprint, fit_fingerprint
 from tether.run import Run
 from tether.training.log import read_log
@@ -227,7 +228,8 @@ def run_jobs(
     Raises
     ------
     TetherError
-        From a run that fails; the others stop, and resume when this is called again.
+        From a run that fails; the others stop, and resume when this is called again. A run that
+        another process holds stops nothing: it is raised at the end, if it is not finished by then.
     """
     waiting = [job for job in jobs if not job.is_complete]
     for job in jobs:
@@ -248,16 +250,14 @@ def run_jobs(
     ) as pool:
         queue = start_order(waiting)
         futures: dict[Future[None], Job] = {}
+        occupied: dict[Path, OccupiedError] = {}
         try:
             while queue or futures:
                 # One job a worker: a pool calls a job that waits in its own queue running.
                 while queue and len(futures) < n_workers:
                     job = queue.pop(0)
                     futures[pool.submit(_run_one, job, threads)] = job
-                for future in [f for f in futures if f.done()]:
-                    job = futures.pop(future)
-                    future.result()
-                    report(job, job.settings.property_steps, "done")
+                occupied |= _take_finished(futures, report)
                 for job in futures.values():
                     report(job, job.steps_so_far, "running")
                 time.sleep(POLL)
@@ -267,6 +267,25 @@ def run_jobs(
                 process.terminate()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+    unfinished = [error for folder, error in occupied.items() if not Run(folder).is_complete]
+    if unfinished:
+        raise unfinished[0]
+
+
+def _take_finished(
+    futures: dict[Future[None], Job], report: Callable[[Job, int, str], None]
+) -> dict[Path, OccupiedError]:
+    """Take out what has ended; folders that another process is at."""
+    occupied = {}
+    for future in [f for f in futures if f.done()]:
+        job = futures.pop(future)
+        try:
+            future.result()
+        except OccupiedError as error:
+            occupied[job.out] = error
+        else:
+            report(job, job.settings.property_steps, "done")
+    return occupied
 
 
 def _cuda_devices(jobs: Sequence[Job]) -> list[str]:

@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 
     from tether.movement.groups import Movement
 
-__all__ = ["RECIPES", "Recipe", "named_recipe"]
+__all__ = ["NAME", "RECIPES", "Recipe", "named_recipe"]
 
 Initialisation = Literal["pretrained", "random"]
 MovementName = Literal["frozen", "full", "layerwise", "layerwise-jmp", "lp-ft", "gradual", "lora"]
 BalanceName = Literal["sum", "sampled", "uncertainty", "surgery", "constraint"]
 Averaging = Literal["ema", "none", "wise"]
-_NAME = re.compile(r"\w[\w.+-]*")
+#: Name of what has a folder of its own.
+NAME = re.compile(r"\w[\w.+-]*")
 #: Fields in the identity of every run, see `identity_of`.
 _FIRST_FIELDS = frozenset({
     "name", "initialisation", "movement", "decay", "forcefield", "balance", "forcefield_weight",
@@ -104,7 +105,7 @@ class Recipe:
     residual: bool = False
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
+        if not NAME.fullmatch(self.name):
             raise TetherError(
                 f"recipe name {self.name!r}",
                 expected="letters, digits and . _ + -, as it names a folder",

@@ -6,12 +6,13 @@ import json
 import platform
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from tether.errors import TetherError
+from tether.errors import OccupiedError, TetherError
 from tether.serialization import read_json, write_json
 
 if TYPE_CHECKING:
@@ -91,6 +92,11 @@ class Run:
         """Whether the run has finished."""
         return self.metrics.exists()
 
+    @property
+    def digest(self) -> str:
+        """What tells these results from those of the same run made again, once it is complete."""
+        return sha256(self.metrics.read_bytes() + self.predictions.read_bytes()).hexdigest()
+
     def check(self, identity: dict[str, Any]) -> None:
         """Refuse a folder that holds another run; nothing is written.
 
@@ -150,7 +156,7 @@ class Run:
 
         Raises
         ------
-        TetherError
+        OccupiedError
             When another process has it.
         """
         path = self._identity.with_name("lock")
@@ -159,7 +165,7 @@ class Run:
         try:
             lock.acquire()
         except Timeout as error:
-            raise TetherError(
+            raise OccupiedError(
                 f"another process is training in {self.folder}",
                 expected="one process a run",
                 fix="wait until it has finished, or stop it; this call then continues",

@@ -86,6 +86,7 @@ def summarise(folder: Path, *, config: Config) -> dict[str, Any]:
         "provenance": provenance,
         "config": config.model_dump(mode="json"),
         "missing_runs": [f"{n}-s{s}" for (n, s) in runs if (n, s) not in complete],
+        "digests": {f"{n}-s{s}": run.digest for (n, s), run in complete.items()},
     }
 
 
@@ -212,8 +213,8 @@ def _limit_distances(errors: Errors, names: list[str]) -> list[dict[str, Any]]:
             )
             for statistic in STATISTICS:
                 found = limit_interval(ours, theirs, statistic)
-                if np.isnan(found.value):
-                    continue  # the reference is no worse outside than inside
+                if np.isnan([found.value, found.low]).any():
+                    continue  # the reference is no worse outside than inside, or within its noise
                 rows.append(
                     {
                         "recipe": recipe,
@@ -222,8 +223,8 @@ def _limit_distances(errors: Errors, names: list[str]) -> list[dict[str, Any]]:
                         "subset": subset,
                         "metric": statistic,
                         "value": found.value,
-                        "low": None if np.isnan(found.low) else found.low,
-                        "high": None if np.isnan(found.high) else found.high,
+                        "low": found.low,
+                        "high": found.high,
                         "n_seeds": len(seeds),
                     }
                 )
@@ -244,6 +245,8 @@ def _gains(errors: Errors, names: list[str], references: Sequence[str]) -> list[
                     [by_recipe[name][seed][target, subset] for seed in seeds]
                     for name in (recipe, reference)
                 )
+                if not np.any(theirs):
+                    continue  # of a faultless reference there are no shares
                 for statistic in STATISTICS:
                     gain = paired_gain(ours, theirs, statistic)
                     rows.append(

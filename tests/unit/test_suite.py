@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from rich.console import Console
@@ -16,7 +18,7 @@ from rich.console import Console
 from tether.bench import prepare_suite, run_suite, suite_jobs, write_results
 from tether.cli.bench_tables import print_results
 from tether.cli.main import main
-from tether.errors import TetherError
+from tether.errors import OccupiedError, TetherError
 from tether.metrics.intervals import seed_pooled_interval
 from tether.report.suite_read import reference_of
 from tether.run import Run
@@ -103,6 +105,21 @@ def test_a_part_makes_the_data_that_it_reads(
     assert [str(stage.out) for stage in suite.stages] == [*splits, "o/common.json", "b.arrow"]
 
 
+def test_a_folder_may_have_a_blank_in_its_name(workspace: Any, tmp_path: Path) -> None:
+    suite = load_suite(_write(tmp_path, _content(workspace)), out=Path("my 'suite"))
+    assert suite.stages[0].out == Path("my 'suite/a/split.json") == suite.tasks[0].config.split
+    assert suite.stages[0].arguments[-1] == str(suite.stages[0].out)
+
+
+def test_a_task_changes_single_settings(workspace: Any, tmp_path: Path) -> None:
+    content = _content(workspace)
+    content["tasks"]["a"]["config"] = {"training": {"lr": 3.0e-3}}
+    content["tasks"]["b"]["config"] = None
+    a, b = (task.config for task in load_suite(_write(tmp_path, content), out=tmp_path).tasks)
+    assert a.training == {**b.training, "lr": 3.0e-3}
+    assert b.training["property_steps"] == 2
+
+
 @pytest.mark.parametrize(
     ("change", "arguments", "message"),
     [
@@ -116,6 +133,22 @@ def test_a_part_makes_the_data_that_it_reads(
         ({"config": {"stor": "x"}}, {}, r"unknown key 'stor' in config of task a"),
         ({"axis": "length"}, {}, r"unknown value of a task: 'length'; expected one of kind, size"),
         ({"metric": "r2"}, {}, r"`metric` is 'r2'"),
+        ({"axis": "kind"}, {}, r"`kind` of task a is 'x'; expected a number above 0"),
+        (
+            {"tasks": {"a": {"size": 8, "kind": "x"}, "b": {"size": 8, "kind": "x"}}},
+            {},
+            r"tasks a and b both have size 8 and target gap",
+        ),
+        ({"tasks": {"../a": {"size": 8, "kind": "x"}}}, {}, r"task name '../a'; expected letters"),
+        (
+            {"tasks": {"a": {"size": 8, "kind": "x", "config": ["x"]}}},
+            {},
+            r"`config` of task a is \['x'\]; expected a mapping",
+        ),
+        ({"stages": ["split {} --out y"]}, {}, r"'{}' cannot be filled"),
+        ({"stages": ["split {task.x} --out y"]}, {}, r"'{task.x}' cannot be filled"),
+        ({"stages": ["split 'x --out y"]}, {}, r"No closing quotation.*close its quotes"),
+        ({}, {"overrides": ["seeds=[0,0]"]}, r"`seeds` is \[0, 0\]; expected each once"),
     ],
 )
 def test_bad_suites_are_refused_in_one_line(
@@ -255,6 +288,57 @@ def test_what_is_finished_is_not_run_again(done: tuple[str, Path]) -> None:
     assert json.loads(json.dumps(again)) == read_json(out / "results.json")
 
 
+def test_a_run_that_is_made_again_is_judged_again(done: tuple[str, Path], tmp_path: Path) -> None:
+    path, out = done
+    copy = tmp_path / "again"
+    shutil.copytree(out, copy)
+    before = read_json(copy / "results.json")["tasks"]
+    run = Run(copy / "a" / "runs" / "full-s0")
+    table = pq.read_table(run.predictions)
+    worse = pa.array(table["pred"].to_numpy() + 10.0)
+    place = table.column_names.index("pred")
+    pq.write_table(table.set_column(place, "pred", worse), run.predictions)
+    after = suite_results(load_suite(path, out=copy))["tasks"]
+    assert after[0]["rows"] != before[0]["rows"]
+    assert after[1]["rows"] == before[1]["rows"]
+
+
+def test_runs_of_other_settings_are_refused(done: tuple[str, Path]) -> None:
+    path, out = done
+    results = (out / "results.json").read_bytes()
+    other = load_suite(path, out=out, overrides=["training.property_steps=3"])
+    with pytest.raises(TetherError, match=r"a/runs/\S+ holds a run with other settings"):
+        write_results(other)
+    assert (out / "results.json").read_bytes() == results
+
+
+def test_kept_runs_without_their_data_have_no_rows(done: tuple[str, Path], tmp_path: Path) -> None:
+    path, out = done
+    copy = tmp_path / "kept"
+    shutil.copytree(out / "a" / "runs", copy / "a" / "runs")
+    (task, _) = write_results(load_suite(path, out=copy))["tasks"]
+    assert (sum(task["runs"].values()), task["rows"]) == (6, [])
+
+
+def test_a_run_that_another_process_is_at_stops_no_other(workspace: Any, tmp_path: Path) -> None:
+    content = _content(workspace, config={**_content(workspace)["config"], "seeds": [0]})
+    suite = load_suite(_write(tmp_path, content), out=tmp_path / "out")
+    prepare_suite(suite)
+    held, *others = suite_jobs(suite)
+    with (
+        Run(held.out).held(),
+        pytest.raises(OccupiedError, match="another process is training in .*a/runs/scratch-s0"),
+    ):
+        run_suite(suite, workers=1)
+    assert not held.is_complete
+    assert all(job.is_complete for job in others)
+    # Of a group, one recipe of a single fold may be all that there is.
+    for job in others:
+        if job.method != "strong":
+            shutil.rmtree(job.out)
+    assert write_results(suite)["groups"] == []
+
+
 def test_results_of_a_suite_half_done(done: tuple[str, Path], tmp_path: Path) -> None:
     path, out = done
     more = load_suite(path, out=out, overrides=["seeds=[0,1,2]"])
@@ -280,7 +364,7 @@ def test_tests_over_other_tasks_are_another_family() -> None:
     errors = {"scratch": [4.0, 5.0, 6.0], "full": [3.0, 4.0, 5.5], "mft": [2.0, 3.0, 4.0]}
     entries = [
         {
-            "steps": dict.fromkeys([*errors, "lora"], 1),
+            "steps": dict.fromkeys([*errors, *(["lora"] if i < 2 else [])], 1),
             "rows": [{"recipe": name} for name in [*errors, "lora"]],
             "seed_rows": [
                 {"recipe": name, "seed": 0, "target": "t", "subset": "test/ood", "value": values[i]}
@@ -298,6 +382,14 @@ def test_tests_over_other_tasks_are_another_family() -> None:
     assert {reference for _, reference in rows} == {"scratch"}
     against_mft = {row["method"]: row for row in _over_tasks(entries, ["lora", "mft", "unknown"])}
     assert against_mft["full"]["gain_percent"] < 0 < rows["mft", "scratch"]["gain_percent"]
+    # What has not finished yet leaves no family: its tests are as many as there will be.
+    del entries[2]["seed_rows"][-1]
+    rows = {row["method"]: row for row in _over_tasks(entries, ["scratch"])}
+    assert rows["mft"]["n_tasks"] == 2
+    assert rows["full"]["p_holm"] == 2 * rows["full"]["p_value"]
+    # A recipe without any error has no ratio to the others.
+    entries[0]["seed_rows"][1]["value"] = 0.0
+    assert {row["method"] for row in _over_tasks(entries, ["scratch"])} == {"mft", "lora"}
 
 
 def test_the_reference_of_a_suite_without_full_or_scratch(done: tuple[str, Path]) -> None:

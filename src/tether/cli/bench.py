@@ -43,7 +43,7 @@ def bench_command(
     dry_run: DryRunOption = False,
 ) -> None:
     """Run a suite of comparisons; a killed one goes on, and what is finished is not run again."""
-    from tether.bench import prepare_suite, run_suite, suite_jobs, write_results
+    from tether.bench import check_finished, prepare_suite, run_suite, suite_jobs, write_results
     from tether.cli.bench_tables import print_results, print_stages
     from tether.cli.progress import run_progress
     from tether.suites.suite import load_suite
@@ -62,12 +62,14 @@ def bench_command(
     if dry_run:
         _print_plan(suite, {job.label: job.is_complete for job in jobs}, console, as_json=as_json)
         return
+    # Whatever was asked to run now, the results are those of everything that is there.
+    whole = load_suite(name, out=folder, data=data, overrides=overrides or ())
     if not status:
         prepare_suite(suite, lambda stage, state: print_stages(stage, state, console))
+        check_finished(whole)
         with run_progress(jobs, console=console) as report:
             run_suite(suite, workers=workers, report=report)
-    # Whatever was asked to run now, the results are those of everything that is there.
-    results = write_results(load_suite(name, out=folder, data=data, overrides=overrides or ()))
+    results = write_results(whole)
     if as_json:
         typer.echo(json.dumps(results))
         return

@@ -75,13 +75,19 @@ def fit_fingerprint(
     Raises
     ------
     TetherError
-        For bad input or a missing package, before anything is written.
+        For bad input, a missing package, or a folder in which another process is fitting; before
+        anything is written.
     """
     ready = _prepare(inputs, settings or BoostingSettings(), seed)
     run = Run(out)
     run.claim(ready.identity)
-    if run.is_complete:
-        return run
+    with run.held():
+        if not run.is_complete:
+            _run(ready, run)
+    return run
+
+
+def _run(ready: _Ready, run: Run) -> None:
     if not run.split.exists():
         ready.data.split.to_json(run.split)
         write_json(run.provenance, _provenance(ready))
@@ -102,7 +108,6 @@ def fit_fingerprint(
             seconds=time.monotonic() - start,
             trees={name: asdict(fitted.trial) for name, fitted in trees.items()},
         )
-    return run
 
 
 def check_fingerprint(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -68,7 +68,7 @@ def suite_results(suite: Suite) -> dict[str, Any]:
             for stage in suite.stages
         ],
         "tasks": entries,
-        "over_tasks": _over_tasks(done, references),
+        "over_tasks": _over_tasks(entries, references),
         "ranks": _ranks(done),
         "groups": _groups(suite, references) if suite.groups else [],
         "curves": _curves(suite.axis, done) if suite.axis else [],
@@ -78,7 +78,9 @@ def suite_results(suite: Suite) -> dict[str, Any]:
 def _entry(suite: Suite, task: Task) -> dict[str, Any]:
     jobs = plan(task.config, task.out)
     states = {f"{job.method}-s{job.seed}": job.is_complete for job in jobs}
-    summary = _summary(task, states) if any(states.values()) else {}
+    digests = {f"{job.method}-s{job.seed}": Run(job.out).digest for job in jobs if job.is_complete}
+    # Kept runs may be there before their data are made again: they are done, and have no rows.
+    summary = _summary(task, digests) if digests and task.has_data else {}
     metric = suite.metric
 
     def pick(key: str) -> list[dict[str, Any]]:
@@ -120,14 +122,13 @@ def _recipe_entries(suite: Suite) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def _summary(task: Task, states: Mapping[str, bool]) -> dict[str, Any]:
-    """The task's summary, made again only where runs have come since."""
+def _summary(task: Task, digests: Mapping[str, str]) -> dict[str, Any]:
+    """The task's summary, made again only where runs have come, or were made again, since."""
     path = task.out / "summary.json"
-    missing = [name for name, is_done in states.items() if not is_done]
     if path.exists():
         found: dict[str, Any] = read_json(path)
         same = found.get("config") == task.config.model_dump(mode="json")
-        if same and sorted(found.get("missing_runs", [])) == sorted(missing):
+        if same and found.get("digests") == digests:
             return found
     # A part of the suite may have run; the folder says what all of it is.
     write_config(task.config, task.out)
@@ -174,15 +175,16 @@ def _over_tasks(
 ) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     recipes = _recipes(entries)
+    n_asked = Counter(name for entry in entries for name in entry["steps"])
     for reference in (r for r in references if r in recipes):
         families: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
         for recipe in (r for r in recipes if r != reference):
             for subset, errors in _matched(entries, [reference, recipe]).items():
-                if len(errors[recipe]) > 1:
+                if len(errors[recipe]) > 1 and min(map(min, errors.values())) > 0:
                     (found,) = compare_over_tasks(errors, reference, level=LEVEL)
-                    asked = (subset, found.n_tasks)
+                    asked = (subset, n_asked[recipe])
                     families[asked].append({"subset": subset, **vars(found)})
-        # What was run on two tasks of eight is another question than what was run on all: with
+        # What is to run on two tasks of eight is another question than what is to run on all: with
         # both in one family, the many of the one kind would take all power from the few of the
         # other, and could not reach significance themselves.
         for family in families.values():
@@ -246,6 +248,8 @@ def _groups(suite: Suite, references: Sequence[str]) -> list[dict[str, Any]]:
         asked = set.intersection(*(set(task.config.methods()) for task in tasks))
         started = dict.fromkeys(name for fold in folds for name, _ in fold)
         names = [name for name in started if name in asked]
+        if not names:
+            continue
         keys = dict.fromkeys(key for fold in folds for run in fold.values() for key in run)
         for target, subset in (key for key in keys if key[1].startswith("test/")):
             errors = [_common_seeds(fold, names, (target, subset)) for fold in folds]
@@ -295,6 +299,8 @@ def _group_rows(
             reference: vars(fold_gain(ours, errors[reference], metric, level=LEVEL))
             for reference in references
             if reference in errors and reference != name
+            # Of a faultless reference there are no shares.
+            if any(np.any(one) for fold in errors[reference] for one in fold)
         }
         rows.append(row)
     return rows

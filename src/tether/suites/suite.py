@@ -17,7 +17,9 @@ A suite is a YAML file: one of those beside this module, or a user's own::
       targets: ["{target}"]
 
 Placeholders: ``{out}`` the suite's folder, ``{data}`` the folder of files that the suite does not
-make, ``{task}`` the task's name, and the values of the task.
+make, ``{task}`` the task's name, and the values of the task. They stand within one argument of a
+stage, whatever they are. What a task changes of the config goes into its mappings (``training: {lr:
+1e-3}`` leaves the other settings); lists are taken as they are.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from pydantic import Field
 from tether.closed import Closed, apply_override, checked, read_yaml
 from tether.config import Config
 from tether.errors import TetherError
+from tether.recipe import NAME
 from tether.run import Run
 
 if TYPE_CHECKING:
@@ -78,6 +81,11 @@ class Task:
     values: dict[str, Any]
     config: Config
     out: Path
+
+    @property
+    def has_data(self) -> bool:
+        """Whether the stages have made what its runs read."""
+        return self.config.store.exists() and self.config.split.exists()
 
 
 @dataclass(frozen=True)
@@ -199,6 +207,8 @@ def load_suite(
     values = {task: _values(task, given, folders) for task, given in content.tasks.items()}
     wanted = [task for task in content.tasks if not tasks or task in tasks]
     configs = {task: _config(content, task, values[task], overrides) for task in wanted}
+    if content.axis:
+        _check_axis(content.axis, values, configs)
     names = dict.fromkeys(name for config in configs.values() for name in config.methods())
     _known(recipes, names, f"recipe of suite {name}")
     if recipes:
@@ -235,8 +245,37 @@ def _known(wanted: Sequence[str], known: Mapping[str, Any], what: str) -> None:
             )
 
 
+def _check_axis(
+    axis: str, values: Mapping[str, Mapping[str, Any]], configs: Mapping[str, Config]
+) -> None:
+    """Refuse what makes no curve: values that are no positive numbers, and one point twice."""
+    found: dict[tuple[float, str], str] = {}
+    for task, config in configs.items():
+        x = values[task][axis]
+        if isinstance(x, bool) or not isinstance(x, int | float) or not x > 0:
+            raise TetherError(
+                f"`{axis}` of task {task} is {x!r}",
+                expected="a number above 0, as it is the axis of the suite",
+                fix="write it without quotes, or take `axis` out",
+            )
+        for target in config.targets:
+            other = found.setdefault((x, target), task)
+            if other != task:
+                raise TetherError(
+                    f"tasks {other} and {task} both have {axis} {x} and target {target}",
+                    expected="one task for each point of a curve",
+                    fix="take one of them out, or use more seeds",
+                )
+
+
 def _values(task: str, given: Mapping[str, Any], folders: Mapping[str, str]) -> dict[str, Any]:
     """Values of a task; texts among them may name the folders."""
+    if not NAME.fullmatch(task):
+        raise TetherError(
+            f"task name {task!r}",
+            expected="letters, digits and . _ + -, as it names a folder",
+            fix="choose another name",
+        )
     plain = {k: _filled(v, folders) for k, v in given.items() if k != "config"}
     return {**folders, "task": task, **plain}
 
@@ -259,6 +298,22 @@ def _filled(template: Any, values: Mapping[str, Any]) -> Any:
             expected=f"one of {', '.join(values)}",
             fix=fix,
         ) from None
+    except (ValueError, IndexError, AttributeError) as error:
+        raise TetherError(
+            f"{template!r} cannot be filled ({error})",
+            expected=f"placeholders such as {{task}}: {', '.join(values)}",
+            fix="name each, and double braces that are none: {{ }}",
+        ) from None
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Changes into a mapping, and into the mappings in it."""
+    return {**base} | {
+        key: _merged(base[key], value)
+        if isinstance(value, dict) and isinstance(base.get(key), dict)
+        else value
+        for key, value in changes.items()
+    }
 
 
 def _config(
@@ -267,13 +322,18 @@ def _config(
     values: Mapping[str, Any],
     overrides: Sequence[str],
 ) -> Config:
-    changes = content.tasks[task].get("config", {})
-    fields = _filled({**content.config, **changes}, values)
+    changes = content.tasks[task].get("config") or {}
+    if not isinstance(changes, dict):
+        raise TetherError(
+            f"`config` of task {task} is {changes!r}",
+            expected="a mapping",
+            fix="write config: {recipes: [scratch, full]}",
+        )
+    fields = _filled(_merged(content.config, changes), values)
     for override in overrides:
         apply_override(fields, override)
     config = checked(Config, fields, f"config of task {task}")
-    config.settings()
-    config.points()
+    config.check()
     return config
 
 
@@ -286,8 +346,8 @@ def _only(config: Config, recipes: Sequence[str]) -> Config:
 
 def _stages(templates: Sequence[str], values: Mapping[str, Mapping[str, Any]]) -> list[Stage]:
     """Each template for each task, stage by stage; commands that come out the same stand once."""
-    commands = [_filled(text, given) for text in templates for given in values.values()]
-    return [_stage(command) for command in dict.fromkeys(commands)]
+    stages = (_stage(text, given) for text in templates for given in values.values())
+    return list(dict.fromkeys(stages))
 
 
 def _needed(
@@ -303,11 +363,18 @@ def _needed(
     return needed[::-1]
 
 
-def _stage(command: str) -> Stage:
-    arguments = tuple(shlex.split(command))
+def _stage(template: str, values: Mapping[str, Any]) -> Stage:
+    try:
+        parts = shlex.split(template)
+    except ValueError as error:
+        raise TetherError(
+            f"stage {template!r} ({error})", expected="a command line", fix="close its quotes"
+        ) from None
+    # Filled after they are split: a folder may have a blank in its name.
+    arguments = tuple(_filled(part, values) for part in parts)
     if not arguments or arguments[0] not in STAGE_VERBS or "--out" not in arguments[:-1]:
         raise TetherError(
-            f"stage {command!r}",
+            f"stage {shlex.join(arguments)!r}",
             expected=f"one of {', '.join(STAGE_VERBS)}, with --out",
             fix="write it as on the command line, without `tether`",
         )

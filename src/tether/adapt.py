@@ -292,9 +292,7 @@ def _prepare(request: _Request) -> _Ready:
     }
     check_validation_labels(true_labels(model, judged["val"]))
     held_out = forcefield_graph(model, data.forcefield_test)
-    if held_out is not None:
-        held_out = shift_energies(held_out, element_offsets(model, held_out))
-    tasks, check = build_tasks(
+    tasks, level = build_tasks(
         model,
         train_graph,
         auxiliary=data.auxiliary,
@@ -302,6 +300,11 @@ def _prepare(request: _Request) -> _Ready:
         settings=request.effective_settings,
         seed=request.seed,
     )
+    if held_out is not None:
+        # The levels of energies that are trained on, where some are.
+        offsets = level.offsets if level else element_offsets(model, held_out)
+        held_out = shift_energies(held_out, offsets)
+    check = level.errors if level else None
     return _Ready(data, model, train_graph, judged, held_out, tasks, check)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from tether.backbones.load import load_backbone
-from tether.balance.constraint import Constraint
+from tether.balance.constraint import FLOOR, Constraint
 from tether.balance.sampled import Sampled
 from tether.balance.surgery import GradientSurgery
 from tether.balance.uncertainty import Uncertainty
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tether.data.store import Store
     from tether.graph import Graph
     from tether.inputs import BackboneChoice, HeadChoice
+    from tether.level import Level
     from tether.recipe import Recipe
     from tether.targets import Target
     from tether.tasks.task import Task
@@ -203,7 +204,7 @@ def build_tasks(
     recipe: Recipe,
     settings: TrainingSettings,
     seed: int,
-) -> tuple[list[Task], dict[str, float] | None]:
+) -> tuple[list[Task], Level | None]:
     """The tasks of a recipe, each with a stream of its own.
 
     Parameters
@@ -225,8 +226,8 @@ def build_tasks(
     -------
     tasks : list of Task
         The property first.
-    check : dict or None
-        Errors of the untrained head on the auxiliary labels, see `align_energies`.
+    level : Level or None
+        Of the auxiliary labels, see `align_energies`.
 
     Raises
     ------
@@ -235,9 +236,9 @@ def build_tasks(
     """
     leading = property_task(train_graph, settings, seed=seed)
     tasks: list[Task] = [leading]
-    check = None
+    level = None
     if recipe.forcefield:
-        task, check = _forcefield_task(model, auxiliary, settings, seed=seed + 1)
+        task, level = _forcefield_task(model, auxiliary, settings, seed=seed + 1)
         tasks.append(task)
     if recipe.distillation:
         # The same batches as the property's: its gradient is weighed structure by structure.
@@ -246,12 +247,12 @@ def build_tasks(
         at_rest = GraphStream(train_graph, batch_size=settings.forcefield_batch_size, seed=seed + 2)
         noisy = NoisyStream(at_rest, (recipe.noise,), seed=seed)
         tasks.append(DenoisingTask(noisy, model.denoising))
-    return tasks, check
+    return tasks, level
 
 
 def _forcefield_task(
     model: AdaptedModel, auxiliary: Store | None, settings: TrainingSettings, *, seed: int
-) -> tuple[ForceFieldTask, dict[str, float]]:
+) -> tuple[ForceFieldTask, Level]:
     graph = forcefield_graph(model, auxiliary)
     if graph is None:
         raise TetherError(
@@ -260,7 +261,7 @@ def _forcefield_task(
             fix="choose a recipe without one",
         )
     scale = force_scale(graph)
-    graph, check = align_energies(model, graph)
+    graph, level = align_energies(model, graph)
     task = ForceFieldTask(
         GraphStream(graph, batch_size=settings.forcefield_batch_size, seed=seed),
         scale=scale,
@@ -268,7 +269,7 @@ def _forcefield_task(
         energy_weight=settings.energy_weight,
         stress_weight=settings.stress_weight,
     )
-    return task, check
+    return task, level
 
 
 def build_balance(
@@ -308,6 +309,8 @@ def build_balance(
         case "surgery":
             return GradientSurgery(model.block_parameters(), weights, seed=seed)
         case "constraint":
-            (task,) = (task for task in tasks if task.name == "forcefield")
-            level = pretrained_level(model, task)
-            return Constraint(level, tolerance=recipe.tolerance, weights=weights)
+            (task,) = (task for task in tasks if isinstance(task, ForceFieldTask))
+            reference = pretrained_level(model, task)
+            # The bound is one of forces, whatever their weight in the loss is.
+            floor = FLOOR * task.force_weight if task.force_weight else FLOOR
+            return Constraint(reference, tolerance=recipe.tolerance, floor=floor, weights=weights)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,11 +42,12 @@ class BackboneChoice:
         dict
             Fields by name.
         """
+        found = {"name": self.name, "options": dict(self.options or {})}
         if not is_checkpoint(self.name):
-            return asdict(self)
+            return found
         path = Path(self.name)
         digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
-        return {**asdict(self), "sha256": digest}
+        return {**found, "sha256": digest}
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tether.model import AdaptedModel
     from tether.tasks.task import Task
 
-__all__ = ["align_energies", "element_offsets", "pretrained_level", "shift_energies"]
+__all__ = ["Level", "align_energies", "element_offsets", "pretrained_level", "shift_energies"]
 
 #: Structures that the per-element offsets are fitted on.
 N_FITTED = 512
@@ -26,7 +26,23 @@ N_FITTED = 512
 N_BATCHES = 32
 
 
-def align_energies(model: AdaptedModel, graph: Graph) -> tuple[Graph, dict[str, float]]:
+@dataclass(frozen=True)
+class Level:
+    """How far labels are from the head before training.
+
+    Attributes
+    ----------
+    offsets : Tensor, shape (119,), double precision
+        eV, what is added to the labels for each atom, by atomic number.
+    errors : dict
+        What is left, `forcefield_errors`: how far their level of theory is from the head's own.
+    """
+
+    offsets: Tensor
+    errors: dict[str, float]
+
+
+def align_energies(model: AdaptedModel, graph: Graph) -> tuple[Graph, Level]:
     """Shift energy labels by a per-element fit to what the head predicts now, before training.
 
     Levels of theory differ in the energy of each atom by thousands of eV, which says nothing about
@@ -43,12 +59,12 @@ def align_energies(model: AdaptedModel, graph: Graph) -> tuple[Graph, dict[str, 
     -------
     graph : Graph
         The same with shifted ``energy``.
-    check : dict
-        Errors of the untrained head on the labels, `forcefield_errors`: how far their level of
-        theory is from its own.
+    level : Level
+        The shift, and the errors of the untrained head on the shifted labels.
     """
-    aligned = shift_energies(graph, element_offsets(model, graph))
-    return aligned, forcefield_errors(model, aligned.select(_sample(graph)))
+    offsets = element_offsets(model, graph)
+    aligned = shift_energies(graph, offsets)
+    return aligned, Level(offsets, forcefield_errors(model, aligned.select(_sample(graph))))
 
 
 def element_offsets(model: AdaptedModel, graph: Graph, *, head: str | None = None) -> Tensor:

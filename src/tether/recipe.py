@@ -124,9 +124,32 @@ class Recipe:
         if self.lr is not None:
             self._require("lr", lambda v: v > 0.0, "a positive number", "5e-4")
         self.build_movement()  # refuses its own parameters
+        for name, is_read, where in self._readers():
+            default = type(self).__dataclass_fields__[name].default
+            if not is_read and getattr(self, name) != default:
+                value = getattr(self, name)
+                raise TetherError(
+                    f"`{name}` of recipe {self.name!r} is {value}, and nothing reads it",
+                    expected=where,
+                    fix=f"leave `{name}` out",
+                )
         for wrong, problem, expected, fix in self._contradictions():
             if wrong:
                 raise TetherError(f"recipe {self.name!r} {problem}", expected=expected, fix=fix)
+
+    def _readers(self) -> list[tuple[str, bool, str]]:
+        """Fields that a recipe may do without: whether this one reads them, and which do."""
+        forcefield = self.forcefield and self.balance in {"sum", "surgery"}
+        starts = self.movement in {"lp-ft", "gradual"}
+        return [
+            ("decay", self.movement == "layerwise", "movement=layerwise"),
+            ("unfreeze_by", starts, "movement=lp-ft or gradual"),
+            ("rank", self.movement == "lora", "movement=lora"),
+            ("forcefield_weight", forcefield, "forcefield=true with balance=sum or surgery"),
+            ("property_probability", self.balance == "sampled", "balance=sampled"),
+            ("tolerance", self.balance == "constraint", "balance=constraint"),
+            ("noise", self.denoising > 0.0, "denoising above 0"),
+        ]
 
     def _contradictions(self) -> list[tuple[bool, str, str, str]]:
         """Choices that make no sense together: whether they are made, problem, expected, fix."""
@@ -152,10 +175,29 @@ class Recipe:
                 "set forcefield=true and initialisation=pretrained, or balance=sum",
             ),
             (
-                random and (self.averaging == "wise" or bool(self.distillation) or self.residual),
+                random
+                and bool(
+                    self.averaging == "wise"
+                    or self.distillation
+                    or self.residual
+                    or self.anchor
+                    or self.movement == "lora"
+                ),
                 "holds on to random weights",
-                "initialisation=pretrained for averaging=wise, for distillation and for residual",
+                "initialisation=pretrained for wise, distillation, residual, anchor and lora",
                 "set initialisation=pretrained",
+            ),
+            (
+                self.movement == "frozen" and bool(self.averaging == "wise" or self.anchor),
+                "holds a frozen backbone where it is",
+                "a movement that moves it",
+                "set movement=full, or leave out averaging=wise and anchor",
+            ),
+            (
+                self.balance != "sum" and not (self.forcefield or more),
+                f"balances one task by {self.balance}",
+                "a task beside the property",
+                "set forcefield=true, or balance=sum",
             ),
             (
                 self.movement == "frozen" and self.residual,

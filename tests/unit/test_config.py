@@ -72,7 +72,9 @@ def test_a_recipe_can_be_changed_in_place() -> None:
 
 
 def test_single_keeps_the_fields_of_a_changed_recipe() -> None:
-    config = load_config(None, [*BASE, "recipes=[full, {base: mft, name: strong, decay: 0.3}]"])
+    config = load_config(
+        None, [*BASE, "recipes=[full, {base: mft, name: strong, forcefield_weight: 0.3}]"]
+    )
     one = config.single("strong", 4)
     assert (one.points(), one.seeds) == ([config.points()[1]], (4,))
     assert (

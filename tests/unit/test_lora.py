@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tether.adapt import BackboneChoice, HeadChoice, adapt
+from tether.backbones.load import load_backbone
 from tether.balance.weighted_sum import WeightedSum
 from tether.data.loader import GraphStream
 from tether.data.store import Store
@@ -61,6 +62,23 @@ def test_the_update_of_each_matrix_has_the_rank_and_nothing_else_moves(workspace
         values = torch.linalg.svdvals(change)
         assert values[2] > 1e-6, name
         assert len(values) == 3 or values[3] < 1e-5 * values[0], name
+
+
+@pytest.mark.parametrize("name", ["chgnet", "sevennet", "so3lr"])
+def test_updates_of_real_backbones_are_of_matrices(name: str) -> None:
+    model = AdaptedModel(load_backbone(name), [])
+    before = {n: p.ndim for n, p in model.named_parameters()}
+    potential = {id(parameter) for parameter in model.potential_parameters()}
+    Lora(2).apply(model)
+    # What moves by itself is the same as before, and every weight of a block is one that can move.
+    assert {id(parameter) for parameter in model.potential_parameters()} == potential
+    assert all(p.is_leaf for _, parameters in model.backbone.blocks() for p in parameters)
+    originals = [n for n, _ in model.named_parameters() if n.endswith(".original")]
+    assert len(originals) > 5
+    for original in originals:
+        plain = original.replace(".parametrizations.", ".").removesuffix(".original")
+        assert before[plain] > 1
+        assert not plain.endswith((".bias", ".hidden_bias", ".scale", ".shift"))
 
 
 def test_the_frozen_weights_stay_bit_for_bit_under_the_updates(workspace: Any) -> None:

@@ -79,7 +79,9 @@ def test_all_groups_start_at_their_multiple_and_end_at_one_rate(rule: str) -> No
 
     def rates(done: int) -> list[float]:
         set_rates(optimiser, groups, done, settings)
-        return [state["lr"] for state in optimiser.param_groups]
+        matrices, others = (optimiser.param_groups[k::2] for k in (0, 1))
+        assert [state["lr"] for state in matrices] == [state["lr"] for state in others]
+        return [state["lr"] for state in matrices]
 
     first, peak, last = rates(0), rates(5), rates(100)
     for rate, group in zip(first, groups, strict=True):
@@ -88,6 +90,23 @@ def test_all_groups_start_at_their_multiple_and_end_at_one_rate(rule: str) -> No
         assert rate == pytest.approx(1e-2 * group.multiplier, rel=0.01)
     assert last == pytest.approx([1e-4] * len(groups))
     assert len({round(rate, 8) for rate in peak}) > 2
+
+
+@pytest.mark.parametrize("decayed", ["matrices", "all"])
+def test_biases_and_constants_do_not_decay(decayed: str) -> None:
+    settings = TrainingSettings(weight_decay=0.1, lr=1e-2, decayed=decayed)  # type: ignore[arg-type]
+    one = model()
+    optimiser = optimiser_of(Full().apply(one), settings)
+    before = {name: parameter.detach().clone() for name, parameter in one.named_parameters()}
+    for parameter in one.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimiser.step()
+    for name, parameter in one.named_parameters():
+        rate = 1e-3 if decayed == "all" or parameter.ndim > 1 else 0.0
+        torch.testing.assert_close(
+            parameter.detach(), (1.0 - rate) * before[name], rtol=1e-6, atol=0
+        )
+    assert any(start.ndim == 1 and start.any() for start in before.values())
 
 
 @pytest.mark.parametrize("decay", [0.0, -0.5, 1.2])

@@ -253,6 +253,7 @@ def test_a_run_of_the_first_version_is_recognised(
         "head": {"pooling": None, "n_hidden": 16},
         "targets": ["gap"],
     }  # fmt: skip
+    settings = replace(settings, decayed="all")  # as it was then; what is new is another run
     run = run_recipe(workspace, named_recipe("mft"), settings, out=tmp_path / "run")
     written = read_json(run.folder / "state" / "identity.json")
     assert set(written.pop("data")) == {"store", "split", "auxiliary", "forcefield_test"}
@@ -339,6 +340,15 @@ def test_named_recipes_are_named_as_their_key() -> None:
         ({"balance": "constraint", "tolerance": -1.0}, "`tolerance` of recipe 'mft' is -1.0"),
         ({"balance": "constraint", "forcefield": False}, "bounds a force-field loss"),
         ({"balance": "constraint", "initialisation": "random"}, "bounds a force-field loss"),
+        ({"rank": 4}, "`rank` of recipe 'mft' is 4, and nothing reads it; expected movement=lora"),
+        (
+            {"balance": "uncertainty", "forcefield_weight": 1.0},
+            "and nothing reads it; expected forc",
+        ),
+        ({"decay": 0.3}, "nothing reads it; expected movement=layerwise"),
+        ({"forcefield": False, "balance": "surgery"}, "balances one task by surgery"),
+        ({"forcefield": False, "movement": "frozen", "anchor": 1.0}, "holds a frozen backbone"),
+        ({"initialisation": "random", "movement": "lora"}, "holds on to random weights"),
         ({"forcefeild": True}, "unknown field 'forcefeild' of recipe 'mft'"),
     ],
 )

@@ -66,9 +66,10 @@ class _GatedPerceptron(nn.Module):
         self.parts = nn.Parameter(torch.empty(n_parts, width, 2 * width))
         self.bias = nn.Parameter(torch.empty(2 * width))
         self.hidden = nn.Parameter(torch.empty(2, width, width)) if hidden else None
-        self.hidden_bias = nn.Parameter(torch.empty(2, width)) if hidden else None
-        self.scale = nn.Parameter(torch.ones(2, width)) if normalised else None
-        self.shift = nn.Parameter(torch.zeros(2, width)) if normalised else None
+        # Of core and gate in one dimension: what is no matrix neither decays nor has a rank.
+        self.hidden_bias = nn.Parameter(torch.empty(2 * width)) if hidden else None
+        self.scale = nn.Parameter(torch.ones(2 * width)) if normalised else None
+        self.shift = nn.Parameter(torch.zeros(2 * width)) if normalised else None
         # The distribution of torch's linear layers, which the package leaves as it is.
         for tensor, n_in in (
             (self.parts, n_parts * width),
@@ -85,12 +86,16 @@ class _GatedPerceptron(nn.Module):
         if self.hidden is not None and self.hidden_bias is not None:
             halves = [
                 silu(half) @ weight + bias
-                for half, weight, bias in zip(halves, self.hidden, self.hidden_bias, strict=True)
+                for half, weight, bias in zip(
+                    halves, self.hidden, self.hidden_bias.view(2, -1), strict=True
+                )
             ]
         if self.scale is not None and self.shift is not None:
             halves = [
                 layer_norm(half, (self.width,), scale, shift)
-                for half, scale, shift in zip(halves, self.scale, self.shift, strict=True)
+                for half, scale, shift in zip(
+                    halves, self.scale.view(2, -1), self.shift.view(2, -1), strict=True
+                )
             ]
         core, gate = halves
         return silu(core) * torch.sigmoid(gate)

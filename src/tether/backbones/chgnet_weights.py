@@ -104,10 +104,10 @@ def _layer(theirs: dict[str, Tensor], old: str, new: str, message: str) -> dict[
     }
     if has_hidden:
         layer["message.hidden"] = torch.stack(halves("3.weight")).transpose(1, 2)
-        layer["message.hidden_bias"] = torch.stack(halves("3.bias"))
+        layer["message.hidden_bias"] = torch.cat(halves("3.bias"))
     if f"{old}{message}.bn1.weight" in theirs:
         for ours, kind in (("scale", "weight"), ("shift", "bias")):
-            layer[f"message.{ours}"] = torch.stack(
+            layer[f"message.{ours}"] = torch.cat(
                 [theirs[f"{old}{message}.bn{n}.{kind}"] for n in (1, 2)]
             )
     named = {new + name: tensor for name, tensor in layer.items()}

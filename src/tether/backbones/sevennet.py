@@ -125,7 +125,7 @@ class Sevennet(nn.Module):
     def _build(self, config: SevennetConfig) -> None:
         widths = config.n_features
         n_scalars = widths[0]
-        self.element_embedding = nn.Parameter(torch.randn(N_ELEMENTS, n_scalars))
+        self.element_embedding = nn.Embedding(N_ELEMENTS, n_scalars)
         waves = torch.arange(1, config.n_radial + 1)
         self.frequencies = nn.Parameter(waves * (math.pi / config.cutoff))
         ends = [widths[:1], *[widths] * (config.n_layers - 1), widths[:1]]
@@ -192,7 +192,7 @@ class Sevennet(nn.Module):
         distances = vectors.norm(dim=1)
         at = self._geometry(graph, vectors, distances)
         # Of e3nn's linear layer on one-hot elements there remains a row, and the norm.
-        embedded = self.element_embedding.index_select(0, graph.batch.numbers - 1)
+        embedded = self.element_embedding(graph.batch.numbers - 1)
         atoms = [embedded[:, None] * len(ELEMENTS) ** -0.5]
         layers: list[Tensor] = []
         messages: list[Tensor] = []
@@ -245,7 +245,8 @@ class Sevennet(nn.Module):
     def blocks(self) -> list[tuple[str, list[nn.Parameter]]]:
         """Embeddings, then the layers; the energy head is in none."""
         layers = [(f"layer {k}", list(layer.parameters())) for k, layer in enumerate(self.layers)]
-        return [("embedding", [self.element_embedding, self.frequencies]), *layers]
+        embedding = [*self.element_embedding.parameters(), self.frequencies]
+        return [("embedding", embedding), *layers]
 
     def energy_forces(
         self, graph: Graph, features: Features, *, create_graph: bool = False

@@ -76,7 +76,7 @@ def _from_package(
 
     embedding = theirs["onehot_to_feature_x.linear.weight"].view(len(rows), -1)
     ours = {
-        "element_embedding": by_number(embedding),
+        "element_embedding.weight": by_number(embedding),
         "frequencies": theirs["edge_embedding.basis_function.coeffs"],
         "hidden": theirs["reduce_input_to_hidden.linear.weight"].view(-1, len(network.hidden)).t(),
         "energy": theirs["reduce_hidden_to_energy.linear.weight"].view(1, -1),

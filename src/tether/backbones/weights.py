@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Checkpoint", "Published", "converted_weights", "copy_weights", "find_package"]
 
+#: Of the tensors in converted files; counted up where our networks name or shape them otherwise,
+#: so that what an older version has converted is not taken for ours.
+LAYOUT = 2
+
 C = TypeVar("C")
 B = TypeVar("B", bound="Backbone")
 
@@ -243,7 +247,7 @@ def converted_weights(
     TetherError
         When the file is not the one whose sha256 is pinned: it is then not opened.
     """
-    target = (cache or Path.home() / ".cache" / "tether") / f"{name}-{sha256[:12]}.safetensors"
+    target = (cache or Path.home() / ".cache" / "tether") / f"{name}-{sha256[:12]}-{LAYOUT}.safetensors"
     if target.exists():
         return target
     try:

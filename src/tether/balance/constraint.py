@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["Constraint"]
+__all__ = ["FLOOR", "Constraint"]
 
 CONSTRAINED = "forcefield"
 #: Pretrained losses below this count as this, in units of the labels' force spread. A pretrained

@@ -61,18 +61,20 @@ class GradientSurgery:
     def backward(self, losses: Mapping[str, Tensor]) -> None:
         """Accumulate the gradients: of the shared weights after surgery."""
         moving = [parameter for parameter in self.shared if parameter.requires_grad]
-        rows = []
+        rows, used = [], [False] * len(moving)
         for name, loss in losses.items():
             (self.weights.get(name, 1.0) * loss).backward()
             if moving:
+                used = [u or p.grad is not None for u, p in zip(used, moving, strict=True)]
                 rows.append(_taken(moving))
         if rows:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed + 1_000_003 * int(self.state["step"]))
                 combined = self._aggregate(torch.stack(rows))
             sizes = [parameter.numel() for parameter in moving]
-            for parameter, piece in zip(moving, combined.split(sizes), strict=True):
-                parameter.grad = piece.view_as(parameter)
+            for parameter, piece, has in zip(moving, combined.split(sizes), used, strict=True):
+                # A gradient of zero in place of none would let the weight decay.
+                parameter.grad = piece.view_as(parameter) if has else None
         self.state["step"] += 1
 
 

@@ -261,7 +261,7 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         with precision(self.settings.precision):
             chosen = [name for name in chosen if name not in self.idle]
-            losses = {name: self.losses[name](progress.task_steps[name]) for name in chosen}
+            losses = {name: self.losses[name](self._place(name)) for name in chosen}
             values = _finite(losses, progress.step)
             self.balance.backward(losses)
         if self.settings.clip_norm:
@@ -274,10 +274,15 @@ class Trainer:
         _update_average(self.average, self.moving, self.settings.ema_decay, progress.step)
         return values
 
+    def _place(self, name: str) -> int:
+        """Batch of a task: that of the lead where the two share a stream, however often it ran."""
+        shared = self.tasks[name].stream is self.tasks[self.lead].stream
+        return self.progress.task_steps[self.lead if shared else name]
+
     @torch.no_grad()
     def _pull_back(self) -> None:
         """Decoupled decay towards the starting weights, as AdamW's own is one towards zero."""
-        states = self.optimiser.param_groups
+        states = self.optimiser.param_groups[::2]  # of a group's two the rates are the same
         for group, start, state in zip(self.groups, self.starts, states, strict=True):
             if start:
                 weight = min(1.0, state["lr"] * group.anchor)

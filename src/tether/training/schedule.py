@@ -51,6 +51,9 @@ def thaw(groups: Sequence[ParameterGroup], done: int, settings: TrainingSettings
 def optimiser_of(groups: Sequence[ParameterGroup], settings: TrainingSettings) -> torch.optim.AdamW:
     """AdamW over these groups, in this order; anchored ones decay towards their start instead.
 
+    Of each group come first the matrices, then what is none: biases, scales of normalisations, and
+    constants of physics (energies of single atoms, frequencies) that no loss would bring back.
+
     Parameters
     ----------
     groups : sequence of ParameterGroup
@@ -66,11 +69,12 @@ def optimiser_of(groups: Sequence[ParameterGroup], settings: TrainingSettings) -
     return torch.optim.AdamW(
         [
             {
-                "params": g.parameters,
+                "params": [p for p in g.parameters if (p.ndim > 1) == is_matrix],
                 "lr": settings.lr * g.multiplier,
-                "weight_decay": 0.0 if g.anchor else settings.weight_decay,
+                "weight_decay": settings.weight_decay if decays and not g.anchor else 0.0,
             }
             for g in groups
+            for is_matrix, decays in ((True, True), (False, settings.decayed == "all"))
         ],
         betas=settings.betas,
         foreach=True,
@@ -98,7 +102,8 @@ def set_rates(
     """
     warm = max(1, round(settings.warmup_fraction * settings.property_steps))
     cosine = 0.5 * (1.0 + math.cos(math.pi * min(done / settings.property_steps, 1.0)))
-    for group, state in zip(groups, optimiser.param_groups, strict=True):
+    for place, state in enumerate(optimiser.param_groups):
+        group = groups[place // 2]  # see `optimiser_of`
         floor = min(settings.final_lr_fraction / group.multiplier, 1.0)
         warmth = min(1.0, max(0, done + 1 - first_step(group, settings)) / warm)
         factor = warmth * (floor + (1.0 - floor) * cosine)

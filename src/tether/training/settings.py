@@ -38,6 +38,9 @@ class TrainingSettings:
         Peak learning rate of AdamW.
     weight_decay, betas : float, (float, float)
         Of AdamW.
+    decayed : {"matrices", "all"}
+        Weights that decay. ``all`` takes biases, normalisations and physical constants with them,
+        as single-atom energies of 100 eV: of the first version, for runs that were made with it.
     warmup_fraction, final_lr_fraction : float
         Linear warm-up, then a cosine to this fraction of the peak.
     clip_norm : float
@@ -87,6 +90,7 @@ class TrainingSettings:
     device: str = "auto"
     accumulate: int = 1
     precision: Literal["32-true", "tf32", "bf16-mixed"] = "32-true"
+    decayed: Literal["matrices", "all"] = "matrices"
 
     def identity(self) -> dict[str, Any]:
         """What tells its runs from others: `Run.claim` compares it.
@@ -94,10 +98,13 @@ class TrainingSettings:
         Returns
         -------
         dict
-            Fields by name; the later ones only where they are not at their default. How the steps
-            are computed (`compile`, `device`) is none of them, as the number of threads is none.
+            Fields by name; the later ones only where they are not at the value that they had before
+            there was a field. How the steps are computed (`compile`, `device`) is none of them, as
+            the number of threads is none.
         """
-        return identity_of(replace(self, compile=False, device="auto"), first=_FIRST_FIELDS)
+        found = identity_of(replace(self, compile=False, device="auto"), first=_FIRST_FIELDS)
+        found.pop("decayed", None)
+        return found if self.decayed == "all" else {**found, "decayed": self.decayed}
 
     def __post_init__(self) -> None:
         for name in (

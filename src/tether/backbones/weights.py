@@ -247,7 +247,9 @@ def converted_weights(
     TetherError
         When the file is not the one whose sha256 is pinned: it is then not opened.
     """
-    target = (cache or Path.home() / ".cache" / "tether") / f"{name}-{sha256[:12]}-{LAYOUT}.safetensors"
+    target = (
+        cache or Path.home() / ".cache" / "tether"
+    ) / f"{name}-{sha256[:12]}-{LAYOUT}.safetensors"
     if target.exists():
         return target
     try:

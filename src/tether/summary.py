@@ -6,7 +6,7 @@ Errors come from ``predictions.parquet`` alone, so that a table can always be ma
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from tether.data.store import Store
 from tether.metrics.intervals import bootstrap_interval, paired_gain, seed_pooled_interval
 from tether.metrics.limit import limit_interval
+from tether.metrics.resampling import flat_errors
 from tether.run import Run
 from tether.serialization import read_json
 from tether.splits.report import reference_lines
@@ -26,14 +27,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tether.config import Config
-    from tether.metrics.resampling import Statistic
+    from tether.metrics.resampling import Statistic, StructureErrors
 
-__all__ = ["errors_of", "summarise"]
+__all__ = ["Errors", "errors_of", "summarise"]
 
 STATISTICS: tuple[Statistic, ...] = ("mae", "rmse")
 #: Recipe whose gap between OOD and ID error is the unit of the distance to the limit.
 LIMIT_REFERENCE = "full"
-Errors = dict[tuple[str, int], dict[tuple[str, str], np.ndarray]]
+#: (recipe, seed) → (target, subset) → errors.
+Errors: TypeAlias = "dict[tuple[str, int], dict[tuple[str, str], StructureErrors]]"
 
 
 def summarise(folder: Path, *, config: Config) -> dict[str, Any]:
@@ -90,7 +92,7 @@ def summarise(folder: Path, *, config: Config) -> dict[str, Any]:
     }
 
 
-def errors_of(run: Run) -> dict[tuple[str, str], np.ndarray]:
+def errors_of(run: Run) -> dict[tuple[str, str], StructureErrors]:
     """Errors of a finished run.
 
     Parameters
@@ -101,20 +103,25 @@ def errors_of(run: Run) -> dict[tuple[str, str], np.ndarray]:
     Returns
     -------
     dict
-        (target, subset) → prediction minus truth in the target's unit, shape (n_labelled,), in the
-        order of the split; sets without a label are left out.
+        (target, subset) → prediction minus truth in the target's unit, one of each labelled
+        structure (or an array, of its labelled atoms), in the order of the split; sets without a
+        label are left out.
     """
     table = pq.read_table(run.predictions)
-    target, subset = (
-        np.asarray(table[name].to_pylist(), dtype=object) for name in ("target", "subset")
+    target, subset, ids = (
+        np.asarray(table[name].to_pylist(), dtype=object) for name in ("target", "subset", "id")
     )
+    atomwise = {t["name"] for t in read_json(run.provenance)["targets"] if t["level"] == "atom"}
     error = table["pred"].to_numpy() - table["true"].to_numpy()
-    found = {}
+    found: dict[tuple[str, str], StructureErrors] = {}
     for key in dict.fromkeys(zip(target, subset, strict=True)):
-        chosen = error[(target == key[0]) & (subset == key[1])]
-        known = chosen[~np.isnan(chosen)]
-        if known.size:  # a set without labels of one of several targets has no error
-            found[key] = known
+        known = (target == key[0]) & (subset == key[1]) & ~np.isnan(error)
+        if not known.any():  # a set without labels of one of several targets has no error
+            continue
+        found[key] = error[known]
+        if key[0] in atomwise:
+            own = ids[known]
+            found[key] = tuple(np.split(error[known], np.flatnonzero(own[1:] != own[:-1]) + 1))
     return found
 
 
@@ -245,7 +252,7 @@ def _gains(errors: Errors, names: list[str], references: Sequence[str]) -> list[
                     [by_recipe[name][seed][target, subset] for seed in seeds]
                     for name in (recipe, reference)
                 )
-                if not np.any(theirs):
+                if not any(flat_errors(one).any() for one in theirs):
                     continue  # of a faultless reference there are no shares
                 for statistic in STATISTICS:
                     gain = paired_gain(ours, theirs, statistic)
@@ -268,10 +275,13 @@ def _gains(errors: Errors, names: list[str], references: Sequence[str]) -> list[
 
 def _reference_lines(store: Store, split: Split, units: dict[str, str]) -> list[dict[str, Any]]:
     """What one gets without learning anything; a model must beat both to extrapolate."""
-    labels = {target: store.label(target) for target in units}
+    labels = {
+        target: store.label(target) for target in units if store.targets[target].level == "system"
+    }
     return [
         line
         for target, unit in units.items()
+        if target in labels
         for line in reference_lines(split, labels[target], target=target, unit=unit)
         if line["name"] != "clip oracle" or _extrapolates(split, labels[target], line["subset"])
     ]

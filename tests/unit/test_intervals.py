@@ -282,3 +282,19 @@ def test_refusals() -> None:
         paired_gain([good], [np.zeros(3)])
     with pytest.raises(TetherError, match=r"`errors_a` has arrays of shapes \[\(\)\]"):
         paired_gain(good, [good])  # type: ignore[arg-type]
+
+
+def test_atoms_of_a_molecule_are_no_evidence_of_their_own() -> None:
+    """Null cases of two methods alike on average, whose errors are shared by a molecule's atoms."""
+    generator = np.random.default_rng(0)
+    rejected = {"molecules": 0, "atoms": 0}
+    for _ in range(60):
+        a, b = (tuple(np.repeat(generator.normal(size=30), 12).reshape(30, 12)) for _ in range(2))
+        for kind, errors in (
+            ("molecules", (a, b)),
+            ("atoms", (np.concatenate(a), np.concatenate(b))),
+        ):
+            gain = paired_gain([errors[0]], [errors[1]], n_resamples=2, n_permutations=400)
+            rejected[kind] += gain.p_value < 0.05
+    assert rejected["molecules"] < 9
+    assert rejected["atoms"] > 25

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -16,13 +17,14 @@ from tether.config import Config, load_config
 from tether.data.store import Store
 from tether.errors import TetherError
 from tether.jobs import plan, start_order
+from tether.metrics.intervals import seed_pooled_interval
 from tether.predict import load_run
 from tether.report.tables import overview_table
 from tether.report.verdict import verdict
 from tether.run import Run
 from tether.serialization import read_json
 from tether.splits.split import Split
-from tether.summary import _limit_distances, _reference_lines, summarise
+from tether.summary import _limit_distances, _reference_lines, errors_of, summarise
 
 ROW = {
     "recipe", "seed", "target", "unit", "subset", "metric", "value", "low", "high", "n",
@@ -227,20 +229,37 @@ def test_bad_input_is_refused_before_anything_is_written(workspace: Any, tmp_pat
 
 
 def test_a_set_without_labels_of_a_target_has_no_row(tmp_path: Path) -> None:
-    import pyarrow as pa
-
-    from tether.summary import errors_of
-
     nan = float("nan")
     columns = {
+        "id": ["x", "y", "x", "y"],
         "target": ["a", "a", "b", "b"],
         "true": [1.0, nan, nan, nan],
         "pred": [1.5, 2.0, 3.0, 4.0],
         "subset": ["val"] * 4,
     }
     pq.write_table(pa.table(columns), tmp_path / "predictions.parquet")
+    levels = {"targets": [{"name": name, "level": "system"} for name in "ab"]}
+    (tmp_path / "provenance.json").write_text(json.dumps(levels))
     found = errors_of(Run(tmp_path))
     assert {key: value.tolist() for key, value in found.items()} == {("a", "val"): [0.5]}
+
+
+def test_atoms_of_one_structure_are_one_unit(tmp_path: Path) -> None:
+    columns = {
+        "id": ["x", "x", "y", "y", "y", "z"],
+        "target": ["q"] * 6,
+        "true": [0.0, 0.0, 0.0, float("nan"), 0.0, 0.0],
+        "pred": [1.0, -1.0, 2.0, 9.0, 2.0, 3.0],
+        "subset": ["val"] * 6,
+    }
+    pq.write_table(pa.table(columns), tmp_path / "predictions.parquet")
+    levels = {"targets": [{"name": "q", "level": "atom"}]}
+    (tmp_path / "provenance.json").write_text(json.dumps(levels))
+    ((key, errors),) = errors_of(Run(tmp_path)).items()
+    assert key == ("q", "val")
+    assert [one.tolist() for one in errors] == [[1.0, -1.0], [2.0, 2.0], [3.0]]
+    assert seed_pooled_interval([errors], "mae").value == pytest.approx(9 / 5)
+    assert seed_pooled_interval([errors], "rmse").value == pytest.approx(np.sqrt(19 / 5))
 
 
 def test_steps_of_each_budget(workspace: Any, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from tether.drift.files import FORMAT, CollapseFolder
 from tether.drift.opened import ID_SET, DriftSettings, OpenedRun
 from tether.drift.run import check_packages, is_current, measure_run
 from tether.errors import TetherError
+from tether.metrics.resampling import flat_errors
 from tether.run import Run
 from tether.serialization import read_json, write_json
 from tether.summary import errors_of
@@ -192,7 +193,8 @@ def _run_entry(opened: OpenedRun, target: str) -> dict[str, Any]:
 
     def error(sets: Sequence[str]) -> float | None:
         found = [errors[target, name] for name in sets if (target, name) in errors]
-        return float(np.sqrt(np.mean(np.concatenate(found) ** 2))) if found else None
+        values = [flat_errors(errors) for errors in found]
+        return float(np.sqrt(np.mean(np.concatenate(values) ** 2))) if found else None
 
     return {
         "recipe": opened.recipe,

@@ -9,6 +9,7 @@ import numpy as np
 from tether.errors import TetherError
 from tether.metrics.intervals import Gain, Interval
 from tether.metrics.resampling import (
+    ErrorsLike,
     Statistic,
     check_settings,
     drawn_means,
@@ -22,7 +23,7 @@ from tether.metrics.resampling import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import NDArray
 
 __all__ = ["Weighting", "fold_gain", "fold_interval"]
 
@@ -30,7 +31,7 @@ Weighting = Literal["fold", "structure"]
 
 
 def fold_interval(
-    errors: Sequence[Sequence[ArrayLike]],
+    errors: Sequence[Sequence[ErrorsLike]],
     statistic: Statistic = "mae",
     *,
     weighting: Weighting = "fold",
@@ -85,8 +86,8 @@ def fold_interval(
 
 
 def fold_gain(
-    errors_a: Sequence[Sequence[ArrayLike]],
-    errors_b: Sequence[Sequence[ArrayLike]],
+    errors_a: Sequence[Sequence[ErrorsLike]],
+    errors_b: Sequence[Sequence[ErrorsLike]],
     statistic: Statistic = "mae",
     *,
     weighting: Weighting = "fold",
@@ -199,7 +200,7 @@ def _weights(folds: Sequence[NDArray[np.float64]], weighting: Weighting) -> NDAr
 
 
 def _folds(
-    errors: Sequence[Sequence[ArrayLike]], statistic: str, weighting: str, name: str
+    errors: Sequence[Sequence[ErrorsLike]], statistic: str, weighting: str, name: str
 ) -> list[NDArray[np.float64]]:
     if weighting not in get_args(Weighting):
         raise TetherError(

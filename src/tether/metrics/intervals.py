@@ -9,6 +9,7 @@ import numpy as np
 
 from tether.errors import TetherError
 from tether.metrics.resampling import (
+    ErrorsLike,
     Statistic,
     check_settings,
     drawn_means,
@@ -22,7 +23,7 @@ from tether.metrics.resampling import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import NDArray
 
 __all__ = [
     "Gain",
@@ -72,7 +73,7 @@ class Gain:
 
 
 def bootstrap_interval(
-    errors: ArrayLike,
+    errors: ErrorsLike,
     statistic: Statistic = "mae",
     *,
     n_resamples: int = 1000,
@@ -86,8 +87,8 @@ def bootstrap_interval(
 
     Parameters
     ----------
-    errors : array, shape (n,)
-        Prediction minus truth.
+    errors : ErrorsLike
+        Prediction minus truth, a number for each of n molecules (or an array, for its atoms).
     statistic : {"mae", "rmse"}
         What is bounded.
     n_resamples : int
@@ -107,14 +108,13 @@ def bootstrap_interval(
     TetherError
         For no or non-finite errors, an unknown statistic or impossible settings.
     """
-    errors = np.asarray(errors, dtype=np.float64)
     return seed_pooled_interval(
         [errors], statistic, n_resamples=n_resamples, level=level, seed=seed
     )
 
 
 def seed_pooled_interval(
-    errors_by_seed: Sequence[ArrayLike],
+    errors_by_seed: Sequence[ErrorsLike],
     statistic: Statistic = "mae",
     *,
     n_resamples: int = 1000,
@@ -137,7 +137,7 @@ def seed_pooled_interval(
 
     Parameters
     ----------
-    errors_by_seed : sequence of array, each of shape (n,)
+    errors_by_seed : sequence of ErrorsLike
         Prediction minus truth; row i is the same molecule in each.
     statistic : {"mae", "rmse"}
         What is bounded.
@@ -169,8 +169,8 @@ def seed_pooled_interval(
 
 
 def paired_gain(
-    errors_a: Sequence[ArrayLike],
-    errors_b: Sequence[ArrayLike],
+    errors_a: Sequence[ErrorsLike],
+    errors_b: Sequence[ErrorsLike],
     statistic: Statistic = "mae",
     *,
     n_resamples: int = 1000,
@@ -194,7 +194,7 @@ def paired_gain(
 
     Parameters
     ----------
-    errors_a, errors_b : sequence of array, each of shape (n,)
+    errors_a, errors_b : sequence of ErrorsLike
         Prediction minus truth by seed; row i is the same molecule in all of them.
     statistic : {"mae", "rmse"}
         What is compared.

@@ -9,6 +9,7 @@ import numpy as np
 from tether.errors import TetherError
 from tether.metrics.intervals import Interval
 from tether.metrics.resampling import (
+    ErrorsLike,
     Statistic,
     check_settings,
     drawn_means,
@@ -21,7 +22,7 @@ from tether.metrics.resampling import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import NDArray
 
 __all__ = ["distance_to_limit", "limit_interval"]
 
@@ -56,8 +57,8 @@ def distance_to_limit(
 
 
 def limit_interval(
-    method: tuple[Sequence[ArrayLike], Sequence[ArrayLike]],
-    reference: tuple[Sequence[ArrayLike], Sequence[ArrayLike]],
+    method: tuple[Sequence[ErrorsLike], Sequence[ErrorsLike]],
+    reference: tuple[Sequence[ErrorsLike], Sequence[ErrorsLike]],
     statistic: Statistic = "rmse",
     *,
     n_resamples: int = 1000,

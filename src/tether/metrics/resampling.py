@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeGuard, get_args
 
 import numpy as np
 
@@ -16,10 +16,13 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
+    "ErrorsLike",
     "Statistic",
+    "StructureErrors",
     "check_settings",
     "drawn_means",
     "exchange_test",
+    "flat_errors",
     "losses_of",
     "percentiles",
     "statistic_of",
@@ -27,23 +30,39 @@ __all__ = [
 ]
 
 Statistic = Literal["mae", "rmse"]
+#: Prediction minus truth of a seed: one number a structure or, of a property of atoms, a tuple with
+#: an array for each structure. Atoms of one structure are alike: structures are what is resampled.
+StructureErrors: TypeAlias = "NDArray[np.float64] | tuple[NDArray[np.float64], ...]"
+ErrorsLike: TypeAlias = "ArrayLike | tuple[NDArray[np.float64], ...]"
 
 # Numbers held at once by a resampling, whatever the size of the test set: 2 MiB of doubles, which a
 # processor's cache holds.
 _CHUNK = 262_144
 
 
+def flat_errors(errors: ErrorsLike) -> NDArray[np.float64]:
+    """All errors of a seed in one array, shape (n_structures,) or (n_atoms,)."""
+    flat: ArrayLike = np.concatenate(errors) if _is_ragged(errors) else errors
+    values: NDArray[np.float64] = np.asarray(flat, dtype=np.float64)
+    return values
+
+
+def _is_ragged(errors: ErrorsLike) -> TypeGuard[tuple[NDArray[np.float64], ...]]:
+    return isinstance(errors, tuple) and bool(errors) and np.ndim(errors[0]) == 1
+
+
 def losses_of(
-    errors_by_seed: Sequence[ArrayLike], statistic: str, name: str
+    errors_by_seed: Sequence[ErrorsLike], statistic: str, name: str
 ) -> NDArray[np.float64]:
     """Losses of each structure, whose mean gives the statistic.
 
     Parameters
     ----------
-    errors_by_seed : sequence of array, each of shape (n,)
+    errors_by_seed : sequence of ErrorsLike
         Prediction minus truth; row i is the same structure in each.
     statistic : {"mae", "rmse"}
-        Absolute or squared errors.
+        Absolute or squared errors; of several in a structure their sum, so scaled that the mean
+        over structures is that over all of them.
     name : str
         What the caller calls the errors.
 
@@ -61,9 +80,10 @@ def losses_of(
         raise TetherError(
             f"`statistic` is {statistic!r}", expected="mae or rmse", fix="statistic='mae'"
         )
-    arrays = [np.asarray(errors, dtype=np.float64) for errors in errors_by_seed]
+    arrays = [flat_errors(errors) for errors in errors_by_seed]
+    sizes = {tuple(map(len, errors)) for errors in errors_by_seed if _is_ragged(errors)}
     shapes = sorted({array.shape for array in arrays})
-    if len(shapes) != 1 or len(shapes[0]) != 1 or shapes[0][0] == 0:
+    if len(sizes) > 1 or len(shapes) != 1 or len(shapes[0]) != 1 or shapes[0][0] == 0:
         raise TetherError(
             f"`{name}` has arrays of shapes {shapes}",
             expected="one error array a seed, all of one length above 0",
@@ -77,7 +97,14 @@ def losses_of(
             expected="finite errors",
             fix="leave unlabelled structures out, and look at diverged runs",
         )
-    return np.abs(stacked) if statistic == "mae" else np.square(stacked)
+    losses = np.abs(stacked) if statistic == "mae" else np.square(stacked)
+    if not sizes:
+        return losses
+    (counts,) = sizes
+    starts = np.cumsum([0, *counts[:-1]])
+    sums: NDArray[np.float64] = np.add.reduceat(losses, starts, axis=1)
+    sums *= len(counts) / losses.shape[1]
+    return sums
 
 
 def statistic_of(mean_loss: NDArray[np.float64], statistic: Statistic) -> NDArray[np.float64]:

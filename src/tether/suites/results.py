@@ -12,17 +12,16 @@ from tether.compare import summarise_comparison, write_config
 from tether.errors import TetherError
 from tether.jobs import plan
 from tether.metrics.folds import fold_gain, fold_interval
+from tether.metrics.resampling import flat_errors
 from tether.metrics.tasks import compare_over_tasks, holm, mean_ranks
 from tether.run import Run
 from tether.serialization import read_json
-from tether.summary import errors_of
+from tether.summary import Errors, errors_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from numpy.typing import NDArray
-
-    from tether.metrics.resampling import Statistic
+    from tether.metrics.resampling import Statistic, StructureErrors
     from tether.suites.suite import Suite, Task
 
 __all__ = ["suite_results"]
@@ -262,16 +261,16 @@ def _groups(suite: Suite, references: Sequence[str]) -> list[dict[str, Any]]:
     return rows
 
 
-def _fold_errors(task: Task) -> dict[tuple[str, int], dict[tuple[str, str], NDArray[np.float64]]]:
+def _fold_errors(task: Task) -> Errors:
     jobs = [job for job in plan(task.config, task.out) if job.is_complete]
     return {(job.method, job.seed): errors_of(Run(job.out)) for job in jobs}
 
 
 def _common_seeds(
-    fold: Mapping[tuple[str, int], Mapping[tuple[str, str], NDArray[np.float64]]],
+    fold: Errors,
     names: Sequence[str],
     key: tuple[str, str],
-) -> dict[str, list[NDArray[np.float64]]]:
+) -> dict[str, list[StructureErrors]]:
     """Recipe → errors of the seeds that all recipes have finished; empty where there is none."""
     seeds = [{seed for name, seed in fold if name == one} for one in names]
     shared = sorted(set.intersection(*seeds))
@@ -281,7 +280,7 @@ def _common_seeds(
 
 
 def _group_rows(
-    errors: Mapping[str, list[list[NDArray[np.float64]]]],
+    errors: Mapping[str, list[list[StructureErrors]]],
     metric: Statistic,
     where: dict[str, str],
     references: Sequence[str],
@@ -300,7 +299,7 @@ def _group_rows(
             for reference in references
             if reference in errors and reference != name
             # Of a faultless reference there are no shares.
-            if any(np.any(one) for fold in errors[reference] for one in fold)
+            if any(flat_errors(one).any() for fold in errors[reference] for one in fold)
         }
         rows.append(row)
     return rows

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from tether.data.geometry import geometry_hashes
 from tether.data.pieces import pieces
 from tether.errors import TetherError
 from tether.splits.composition import composition_descriptors
@@ -121,8 +122,15 @@ def _ptr(store: Store) -> NDArray[np.int64]:
 
 
 def _hashes(store: Store) -> NDArray[np.int64]:
-    parts = (structure_hashes(*_arrays(b), cell=b.cell.numpy()) for b in pieces(store, _CHUNK))
-    return np.concatenate([np.zeros(0, dtype=np.int64), *parts])
+    """Two columns: what `prepare` calls a copy, and crystals whose atoms were reordered."""
+    parts = [np.zeros((0, 2), dtype=np.int64)]
+    for batch in pieces(store, _CHUNK):
+        copies = geometry_hashes(batch).view(np.int64)
+        # Of crystals those compare the atoms in their order; molecules of any box are in order.
+        reordered = structure_hashes(*_arrays(batch), cell=batch.cell.numpy())
+        periodic = batch.pbc.any(dim=1).numpy()
+        parts.append(np.stack([copies, np.where(periodic, reordered, copies)], axis=1))
+    return np.concatenate(parts)
 
 
 def _arrays(batch: AtomBatch) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:

@@ -15,6 +15,7 @@ from tether.data.read import read_structures
 from tether.data.store import Store, write_store
 from tether.errors import TetherError
 from tether.split_table import split_table
+from tether.splits.leakage import leakage_report
 from tether.splits.rule import Rule
 from tether.splits.split import Split
 from tether.targets import Target
@@ -225,6 +226,23 @@ def test_a_table_has_only_the_columns_that_are_needed(crystals: Path) -> None:
     assert sparse.descriptor_name == "composition"
     both = split_table(Store.open(crystals), Rule("random"), descriptors="both")
     assert np.shape(both.descriptors) == (40, 108 + 105)
+
+
+def test_copies_that_prepare_finds_are_leakage(tmp_path: Path) -> None:
+    salt = bulk("NaCl", "rocksalt", a=5.64, cubic=True)
+    moved, reordered = salt.copy(), salt[[3, 1, 2, 0, 4, 5, 7, 6]]
+    moved.translate([0.5, 1.1, 4.0])
+    moved.wrap()
+    water, boxed = molecule("H2O", vacuum=5.0), molecule("H2O", vacuum=6.0)
+    frames = [salt, water, molecule("CH4"), moved, reordered, boxed]
+    for gap, atoms in enumerate(frames):
+        atoms.info["gap"] = float(gap)
+    store = Store.open(_store(tmp_path / "s", frames))
+    rows = {"train": [0, 1, 2], "test/ood": [3, 4, 5]}
+    hashes = split_table(store, Rule("random")).hashes
+    assert hashes is not None
+    (pair,) = leakage_report(Split("s", "file", {}, rows), hashes)["pairs"]
+    assert pair["rows"] == {"train": [0, 1], "test/ood": [3, 4, 5]}
 
 
 def test_cli_avoids_what_other_splits_test_on(store: Path, tmp_path: Path) -> None:

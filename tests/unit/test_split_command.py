@@ -245,6 +245,13 @@ def test_copies_that_prepare_finds_are_leakage(tmp_path: Path) -> None:
     assert pair["rows"] == {"train": [0, 1], "test/ood": [3, 4, 5]}
 
 
+def test_structures_in_no_fold_are_counted_aloud(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "f.json").write_text(json.dumps([[0, 1, 2], [3, 4, 5]]))
+    folds = ("--method", "folds", "--file", tmp_path / "f.json", "--hold-out", 0)
+    printed = run_split(store, *folds, "--out", tmp_path / "split.json")
+    assert "IN NO FOLD: 94 structure(s)" in printed
+
+
 def test_cli_avoids_what_other_splits_test_on(store: Path, tmp_path: Path) -> None:
     tested = tmp_path / "tested.json"
     run_split(store, "--target", "gap", "--ood", 20, "--val-size", 8, "--out", tested)

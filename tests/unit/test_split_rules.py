@@ -198,7 +198,8 @@ def test_folds_from_lists_and_from_numbers_agree(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps({"loco": [[0, 4], [1, 2]]}))
     (tmp_path / "b.json").write_text(json.dumps([[0, 4], [1, 2]]))
     np.save(tmp_path / "c.npy", [0, 1, 1, -1, 0])
-    for name in ("a.json", "b.json", "c.npy"):
+    (tmp_path / "c.txt").write_text("0\n1\n1\n-1\n0\n")
+    for name in ("a.json", "b.json", "c.npy", "c.txt"):
         labels = read_folds(tmp_path / name, n_systems=5)
         assert np.flatnonzero(with_label(labels, ["1"])).tolist() == [1, 2]
         assert labels.counts.tolist() == [2, 2]
@@ -207,6 +208,22 @@ def test_folds_from_lists_and_from_numbers_agree(tmp_path: Path) -> None:
     (tmp_path / "d.json").write_text(json.dumps({"train": [0], "val": [1]}))
     with pytest.raises(TetherError, match="neither lists of rows nor 5 fold numbers"):
         read_folds(tmp_path / "d.json", n_systems=5)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([["a", "b"], ["c"]], "fold 0 of .*has rows such as 'a'.*whole rows"),
+        ([[1, 2], [3, [4]]], "fold 1 of .*lists of different lengths.*plain list"),
+        ([[1, 2], [[3], [4]]], "fold 1 of .*shape .2, 1."),
+        ([[1], 2], "holds lists of different lengths"),
+        (3, "holds shape"),
+    ],
+)
+def test_folds_that_are_no_lists_of_rows(tmp_path: Path, content: object, message: str) -> None:
+    (tmp_path / "f.json").write_text(json.dumps(content))
+    with pytest.raises(TetherError, match=message):
+        read_folds(tmp_path / "f.json", n_systems=5)
 
 
 def test_published_loco_fold() -> None:

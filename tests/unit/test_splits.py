@@ -338,6 +338,8 @@ def test_integers_are_rows_unless_ids_are_asked_for(tmp_path: Path) -> None:
         ({"train": ["x"]}, "id 'x' of set 'train' occurs 0 times"),
         ({"train": ["b"]}, "id 'b' of set 'train' occurs 2 times"),
         ({"train": [0, 3]}, "row 3 of set 'train' is out of range"),
+        ({"train": [[1, 2], [0]]}, "set 'train' holds lists of different lengths"),
+        ({"train": "b"}, "set 'train' holds shape"),
         ({"train": [0.5]}, "set 'train' holds float64 entries"),
         ([0, 1], "holds one list.*--set"),
         ({"indices": {"train": [0]}, "x": 1}, "unknown keys .'x'."),

@@ -224,6 +224,11 @@ def _notes(split: Split) -> list[str]:
             f"NOT JUDGED: {len(report['unassigned_rows']):,} structure(s) have no label to hold "
             "out and are in no set (rows in the report)"
         )
+    if report.get("n_in_no_fold"):
+        notes.append(
+            f"IN NO FOLD: {report['n_in_no_fold']:,} structure(s) are in no fold of the file, and "
+            "so are trained on or in test/id; are the folds of this store?"
+        )
     leakage = report["leakage"] or {"pairs": [], "n_repeats": {}}
     for pair in leakage["pairs"]:
         first, second = pair["sets"]

@@ -229,6 +229,8 @@ def _marked_labels(table: Table, rule: Rule, share: float) -> _Marked:
     labels = table.labels
     assert labels is not None
     report: dict[str, Any] = {"n_labels": int((labels.counts > 0).sum())}
+    if rule.method == "folds":
+        report["n_in_no_fold"] = int((~labels.known).sum())
     # Without a fold or a cluster a structure is no riddle: it is trained on.
     unknown = ~labels.known & (labels.kind not in {"fold", "cluster"})
     if not rule.hold_out and rule.variant is None and (rule.ood or rule.method == "scaffold"):

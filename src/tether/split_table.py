@@ -20,7 +20,7 @@ from tether.splits.overlap import composition_codes
 from tether.splits.rule import BY_LABEL, BY_VALUE
 from tether.splits.scaffold import scaffolds
 from tether.splits.split import StoreReference
-from tether.splits.symmetry import space_groups
+from tether.splits.symmetry import check_crystals, space_groups
 from tether.splits.table import Table
 
 if TYPE_CHECKING:
@@ -142,7 +142,14 @@ def _labels(store: Store, rule: Rule) -> Labels | None:
         case "element" | "group" | "period" | "chemical-system":
             return element_labels(store.numbers_flat, _ptr(store), rule.method)
         case "space-group":
-            parts = (space_groups(*_arrays(b), b.cell.numpy()) for b in pieces(store, _CHUNK))
+            lattices = [(b.cell.numpy(), b.pbc.numpy()) for b in pieces(store, _CHUNK)]
+            # Of the whole store at once: an error of a chunk would number its rows by the chunk.
+            cell, pbc = map(np.concatenate, zip(*lattices, strict=True))
+            check_crystals(cell, pbc, store.ids.tolist())
+            parts = (
+                space_groups(*_arrays(b), b.cell.numpy(), b.pbc.numpy())
+                for b in pieces(store, _CHUNK)
+            )
             return label_each("space group", [name for part in parts for name in part])
         case "scaffold":
             parts = (scaffolds(*_arrays(b), b.charge.numpy()) for b in pieces(store, _CHUNK))

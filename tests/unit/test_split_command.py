@@ -165,6 +165,17 @@ def test_methods_on_crystals(
     assert content["parameters"]["hold_out"] == arguments[-1:] or "--descriptors" in arguments
 
 
+def test_molecules_in_a_box_have_no_space_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = [bulk("Cu"), bulk("Al"), bulk("Ag"), molecule("H2O", vacuum=3.0)]
+    for number, atoms in enumerate(frames):
+        atoms.info.update(id=f"s-{number}", gap=float(number))
+    monkeypatch.setattr("tether.split_table._CHUNK", 2)
+    with pytest.raises(TetherError, match="1 of 4 structures are not periodic.*first is 's-3'"):
+        split_table(Store.open(_store(tmp_path / "s", frames)), Rule("space-group"))
+
+
 def test_scaffold_lists_molecules_that_it_cannot_judge(molecules: Path, tmp_path: Path) -> None:
     out = tmp_path / "split.json"
     printed = run_split(

@@ -191,4 +191,11 @@ def _from_file(path: Path, n_systems: int) -> NDArray[np.float64]:
             expected=f"one array of shape ({n_systems}, n_features)",
             fix="write one row for each structure of the store",
         )
-    return np.asarray(content, dtype=np.float64)
+    array = np.asarray(content)
+    if array.dtype.kind not in "iufb":
+        raise TetherError(
+            f"descriptors {str(path)!r} are of type {array.dtype}",
+            expected="real numbers",
+            fix="write an array of floats",
+        )
+    return array.astype(np.float64)

@@ -102,6 +102,11 @@ def test_magpie_of_hematite_and_of_argon() -> None:
     assert argon[PROPERTIES.index("electronegativity")].tolist() == [0] * 6
 
 
+def test_elements_without_properties_are_named() -> None:
+    with pytest.raises(TetherError, match="2 structure.s. hold Rf, Db; expected elements up to Lr"):
+        composition_descriptors([26, 8, 104, 104, 105], [0, 2, 4, 5])
+
+
 def test_composition_does_not_see_order_size_or_neighbours_in_the_array() -> None:
     once = composition_descriptors([11, 17], [0, 2])
     twice = composition_descriptors([17, 11, 11, 17, 6], [0, 4, 5])

@@ -221,7 +221,9 @@ def test_fingerprints_of_a_model_come_from_a_file(crystals: Path, tmp_path: Path
     assert "NEAR-DUPLICATES" not in run_split(crystals, "--method", "random", "--dry-run")
     assert "NEAR-DUPLICATES" not in run_split(crystals, "--method", "random", "--near", 0, *given)
     np.savez(tmp_path / "two.npz", a=prints, b=prints)
+    np.save(tmp_path / "text.npy", prints.astype(str))
     for name, message in (
+        ("text.npy", "are of type <U32; expected real numbers"),
         ("two.npz", "have 2 arrays; expected one array of shape .40, n_features"),
         ("prints.csv", "neither a known name nor an npy or npz file"),
     ):

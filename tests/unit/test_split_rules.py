@@ -189,6 +189,9 @@ def test_sparse_folds_have_one_seed_of_each_cluster_and_its_neighbours() -> None
         assert len(set(code[rows])) == 1  # neighbours are of the seed's blob
     with pytest.raises(TetherError, match="5 of 300 structures are candidates for 9 folds"):
         sparse_labels(score, points, fraction=5.1 / 300, n_clusters=9)
+    for wrong in (-1, 300):
+        with pytest.raises(TetherError, match=f"`n_neighbours` is {wrong}; expected 0 to 299"):
+            sparse_labels(score, points, n_clusters=5, n_neighbours=wrong)
 
 
 # --- folds --------------------------------------------------------------------------------------
@@ -375,3 +378,20 @@ def test_rule_refuses_what_its_method_does_not_use(
 ) -> None:
     with pytest.raises(TetherError, match=f"method '{method}' has no use for `{useless}`"):
         Rule(method, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "message"),
+    [
+        ("random", {"seed": -1}, "`seed` is -1; expected a whole number"),
+        ("cluster", {"seed": 2**32}, "`seed` is 4294967296"),
+        ("tail", {"ood": float("inf")}, "`ood` is inf"),
+        ("boom", {"ood": float("nan")}, "`ood` is nan"),
+    ],
+)
+def test_rule_refuses_numbers_that_it_cannot_use(
+    method: Any, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(TetherError, match=message):
+        Rule(method, **arguments)
+    assert Rule("random", seed=5_000_000_000).seed == 5_000_000_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -146,7 +147,16 @@ class Rule:
                 expected="arguments of the method only",
                 fix=f"leave `{useless[0]}` out",
             )
-        if self.ood is not None and self.ood >= 1 and self.ood != int(self.ood):
+        # scikit-learn's k-means takes seeds of 32 bits.
+        highest = 2**32 - 1 if self.method in {"cluster", *SPARSE} else math.inf
+        if not 0 <= self.seed <= highest:
+            raise TetherError(
+                f"`seed` is {self.seed}",
+                expected="a whole number from 0 on, below 2**32 where clusters are made",
+                fix="seed=42",
+            )
+        ood = 0.0 if self.ood is None else self.ood
+        if not math.isfinite(ood) or (ood >= 1 and ood != int(ood)):
             raise TetherError(
                 f"`ood` is {self.ood}", expected="a share below 1 or a whole number", fix="ood=0.1"
             )

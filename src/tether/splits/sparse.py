@@ -123,7 +123,8 @@ def sparse_labels(
     Raises
     ------
     TetherError
-        For arrays of different lengths, and for fewer candidates than folds.
+        For arrays of different lengths, and for fewer candidates than folds or structures than
+        neighbours.
 
     References
     ----------
@@ -137,6 +138,12 @@ def sparse_labels(
             f"{len(score)} densities and {len(table)} descriptors",
             expected="one of each a structure",
             fix="give arrays of the same store",
+        )
+    if not 0 <= n_neighbours < len(table):
+        raise TetherError(
+            f"`n_neighbours` is {n_neighbours}",
+            expected=f"0 to {len(table) - 1}, the other structures there are",
+            fix="choose another number of neighbours",
         )
     candidates = np.flatnonzero(largest(score, fraction))
     if len(candidates) < n_clusters:

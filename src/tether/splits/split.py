@@ -146,7 +146,7 @@ class Split:
         Raises
         ------
         TetherError
-            When the folder does not exist.
+            When the folder does not exist, or the path is a folder.
         """
         target = Path(path)
         if not target.parent.is_dir():
@@ -310,6 +310,12 @@ def _read_object(source: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise TetherError(
             f"{str(source)!r} does not exist", expected="a split.json", fix="run `tether split`"
+        ) from None
+    except OSError as error:
+        raise TetherError(
+            f"{str(source)!r} cannot be read ({error.strerror})",
+            expected="a split.json",
+            fix="check the path",
         ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise TetherError(

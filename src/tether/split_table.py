@@ -153,7 +153,14 @@ def _labels(store: Store, rule: Rule) -> Labels | None:
             return label_each("space group", [name for part in parts for name in part])
         case "scaffold":
             parts = (scaffolds(*_arrays(b), b.charge.numpy()) for b in pieces(store, _CHUNK))
-            return label_each("scaffold", [name for part in parts for name in part])
+            names = [name for part in parts for name in part]
+            if not any(names):
+                raise TetherError(
+                    f"in none of {len(names)} structures could bonds be perceived",
+                    expected="neutral or charged organic molecules, hydrogens included",
+                    fix="use method element, chemical-system or size",
+                )
+            return label_each("scaffold", names)
     return None  # folds are read from their file
 
 

@@ -196,6 +196,23 @@ def test_scaffold_lists_molecules_that_it_cannot_judge(molecules: Path, tmp_path
     assert sum(split.sizes.values()) == 28
 
 
+def test_without_any_bonds_there_is_no_scaffold(tmp_path: Path) -> None:
+    # Neutral NaMg has an odd number of electrons and no bond order that fits.
+    frames = [Atoms("NaMg", [[0, 0, 0], [0, 0, z]], info={"gap": z}) for z in (2.8, 2.9)]
+    store = Store.open(_store(tmp_path / "s", frames))
+    with pytest.raises(TetherError, match="in none of 2 structures could bonds be perceived"):
+        split_table(store, Rule("scaffold"))
+
+
+def test_an_id_test_of_nothing_has_a_way_out(tmp_path: Path) -> None:
+    frames = [Atoms("H2", positions=[[0, 0, 0], [0, 0, 0.7 + 0.01 * k]]) for k in range(6)]
+    for number, atoms in enumerate(frames):
+        atoms.info["gap"] = float(number)
+    path = _store(tmp_path / "s", frames)
+    with pytest.raises(TetherError, match="'test/id' has size 0.*ask for a larger share, or use"):
+        run_split(path, "--method", "tail", "--dry-run")
+
+
 def test_size_and_nested_validation(molecules: Path, tmp_path: Path) -> None:
     out = tmp_path / "split.json"
     options = ("--ood", 4, "--nested-validation", "--val-size", 4, "--id-fraction", 0.2)
@@ -206,6 +223,10 @@ def test_size_and_nested_validation(molecules: Path, tmp_path: Path) -> None:
     assert largest["train"] <= n_atoms[split.indices["val"]].min()
     assert largest["val"] <= n_atoms[split.indices["test/ood"]].min()
     assert "NESTED VALIDATION: val is OOD by the rule of the test; ood 4" in printed
+    assert "TIES" not in printed
+    halved = run_split(molecules, "--method", "size", "--ood", 2, "--dry-run")
+    largest_size = int(n_atoms.max())
+    assert f"TIES: 2 structure(s) with {largest_size} atoms are OOD and 2 are not" in halved
 
 
 def test_fingerprints_of_a_model_come_from_a_file(crystals: Path, tmp_path: Path) -> None:

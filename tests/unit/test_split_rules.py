@@ -79,6 +79,27 @@ def test_largest_prefers_the_lower_row_and_refuses_equal_scores() -> None:
         largest([1, 2], 1.5)
 
 
+def test_size_says_where_equal_sizes_are_parted() -> None:
+    n_atoms = np.repeat([5, 9, 12], [60, 30, 10])
+    report = make_split(Table(100, n_atoms=n_atoms), Rule("size", ood=25)).report
+    assert report["ties"] == {"score": 9.0, "n_marked": 15, "n_others": 15}
+    assert "ties" not in make_split(Table(100, n_atoms=n_atoms), Rule("size", ood=40)).report
+
+
+@pytest.mark.parametrize("method", ["size", "tail", "boom", "sparse-y"])
+def test_more_ood_structures_than_there_are(method: Any) -> None:
+    table = Table(60, np.random.default_rng(0).normal(size=60), n_atoms=np.arange(60))
+    with pytest.raises(TetherError, match=r"`ood` is 100 of 60 structures; expected 1 to 59"):
+        make_split(table, Rule(method, ood=100))
+    with pytest.raises(TetherError, match=r"`ood` is -0\.1|set 'test/ood' would have size -6"):
+        make_split(table, Rule(method, ood=-0.1))
+
+
+def test_rarest_of_nothing() -> None:
+    with pytest.raises(TetherError, match="none of 2 structures has any scaffold"):
+        rarest(label_each("scaffold", ["", ""]), 0.1)
+
+
 # --- labels -------------------------------------------------------------------------------------
 
 
@@ -371,6 +392,7 @@ def test_make_split_refuses(rule: Rule, columns: dict[str, Any], message: str) -
         ("cluster", {"variant": "single"}, "variant"),
         ("random", {"id_fraction": 0.1}, "id_fraction"),
         ("tail", {"file": "a.json"}, "file"),
+        ("folds", {"by_id": True}, "by_id"),
     ],
 )
 def test_rule_refuses_what_its_method_does_not_use(

@@ -64,7 +64,8 @@ def make_split(
     near : float or None
         Tolerance of near-duplicates, see `near_duplicates`; None = do not look for them.
     pretraining : Table, optional
-        Structures that a backbone was pretrained on, see `overlap_report`.
+        Structures that a backbone was pretrained on, see `overlap_report`; near-duplicates of them
+        are looked for where both tables have descriptors.
 
     Returns
     -------
@@ -136,7 +137,8 @@ def _finished(
         parameters["descriptors"] = table.descriptor_name
     report = {**split.report, **split_report(split, table, near=near)}
     if pretraining is not None:
-        wanted = near if table.descriptors is not None else None
+        comparable = table.descriptors is not None and pretraining.descriptors is not None
+        wanted = near if comparable else None
         report["overlap"] = overlap_report(split, table, pretraining, near=wanted)
     return replace(
         split,

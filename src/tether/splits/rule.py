@@ -141,6 +141,8 @@ class Rule:
         useless = [name for name in given if self.method not in _USED_BY[name]]
         if self.sets and self.file is not None:
             useless.append("sets")
+        if self.by_id and self.method != "file":
+            useless.append("by_id")
         if useless:
             raise TetherError(
                 f"method {self.method!r} has no use for `{useless[0]}` here",
@@ -191,8 +193,22 @@ class Rule:
         -------
         float
             Share.
+
+        Raises
+        ------
+        TetherError
+            For a number that leaves no structure to train on.
         """
-        return self._ood if self._ood < 1 else self._ood / max(1, n_rows)
+        if self._ood < 1:
+            return self._ood
+        # Beside labels to hold out the size has no say.
+        if self._ood >= n_rows and not (self.hold_out and self.method in BY_LABEL):
+            raise TetherError(
+                f"`ood` is {self._ood:.0f} of {n_rows} structures",
+                expected=f"1 to {n_rows - 1}, or a share below 1",
+                fix="ask for fewer OOD structures",
+            )
+        return self._ood / max(1, n_rows)
 
     @property
     def parameters(self) -> dict[str, Any]:

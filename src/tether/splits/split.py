@@ -257,7 +257,8 @@ def _checked_set(name: str, rows: ArrayLike, n_systems: int | None) -> NDArray[n
         raise TetherError(
             f"set {name!r} has size 0",
             expected="at least one structure in each set",
-            fix="ask for a larger set, or leave it out",
+            fix="ask for a larger share, or use more structures; a set that you named can be left "
+            "out",
         )
     result = np.sort(array.astype(np.int64))
     limit = np.inf if n_systems is None else n_systems

@@ -64,8 +64,7 @@ def make_split(
     near : float or None
         Tolerance of near-duplicates, see `near_duplicates`; None = do not look for them.
     pretraining : Table, optional
-        Structures that a backbone was pretrained on, see `overlap_report`; near-duplicates of them
-        are looked for where both tables have descriptors.
+        Structures that a backbone was pretrained on, see `overlap_report`.
 
     Returns
     -------

@@ -130,20 +130,12 @@ def sparse_labels(
     ----------
     Omee, Fu, Dong, Hu and Hu, npj Comput. Mater. 10, 144 (2024).
     """
-    from sklearn.neighbors import NearestNeighbors
-
     score, table = np.asarray(sparsity, dtype=np.float64), standardised(descriptors)
     if len(score) != len(table):
         raise TetherError(
             f"{len(score)} densities and {len(table)} descriptors",
             expected="one of each a structure",
             fix="give arrays of the same store",
-        )
-    if not 0 <= n_neighbours < len(table):
-        raise TetherError(
-            f"`n_neighbours` is {n_neighbours}",
-            expected=f"0 to {len(table) - 1}, the other structures there are",
-            fix="choose another number of neighbours",
         )
     candidates = np.flatnonzero(largest(score, fraction))
     if len(candidates) < n_clusters:
@@ -158,8 +150,7 @@ def sparse_labels(
     members, codes = clusters.rows[order], clusters.codes[order]
     _, first = np.unique(codes, return_index=True)
     seeds = candidates[members[first]]
-    finder = NearestNeighbors(n_neighbors=n_neighbours + 1, algorithm="brute").fit(table)
-    neighbours = finder.kneighbors(table[seeds], return_distance=False)
+    neighbours = _nearest(table, seeds, n_neighbours)
     folds = [
         np.union1d([row], near[near != row][:n_neighbours])
         for row, near in zip(seeds, neighbours, strict=True)
@@ -168,3 +159,18 @@ def sparse_labels(
     codes = np.repeat(np.arange(len(folds)), [len(fold) for fold in folds])
     names = tuple(str(number) for number in range(len(folds)))
     return Labels("fold", names, rows.astype(np.int64), codes.astype(np.int64), len(score))
+
+
+def _nearest(table: NDArray[np.float64], rows: NDArray[np.int64], n: int) -> NDArray[np.int64]:
+    """The n nearest others of each row and, first where no other coincides, the row itself."""
+    from sklearn.neighbors import NearestNeighbors
+
+    if not 0 <= n < len(table):
+        raise TetherError(
+            f"`n_neighbours` is {n}",
+            expected=f"0 to {len(table) - 1}, the other structures there are",
+            fix="choose another number of neighbours",
+        )
+    finder = NearestNeighbors(n_neighbors=n + 1, algorithm="brute").fit(table)
+    found: NDArray[np.int64] = finder.kneighbors(table[rows], return_distance=False)
+    return found

@@ -181,6 +181,12 @@ def test_elements_without_a_labelled_training_structure_have_no_reference() -> N
     head = PropertyHead(Target("u0", kind="extensive"), 8)
     head.fit_scale(train)
     check_elements([head], {"val": train.select(torch.arange(2))})
+    # A label of zero is a label: formation energies of elements are.
+    elemental = batch_of([Atoms("Fe"), Atoms("He"), Atoms("H2")], u0=np.array([0.0, 3.0, 1.0]))
+    whole = PropertyHead(Target("u0", kind="extensive"), 8)
+    whole.fit_scale(elemental)
+    assert not whole.lacks_reference(elemental).any()
+    assert abs(float(whole.physical(torch.zeros(3, 1), elemental)[0])) < 1e-300
     with pytest.raises(TetherError, match=r"'u0' is extensive, and 2 .* of 'test/ood'.* hold C, F"):
         check_elements([head], {"test/ood": test})
 

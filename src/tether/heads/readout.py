@@ -154,7 +154,6 @@ class PropertyHead(nn.Module):
         """
         if self.target.kind != "extensive" or self.target.level == "atom":
             return torch.zeros(batch.n_atoms, dtype=torch.bool)
-        # A fit does not give exactly zero for an element that is there.
         return self.reference.cpu().index_select(0, batch.numbers.cpu()) == 0
 
     def _fit_reference(self, batch: AtomBatch, values: np.ndarray) -> None:
@@ -168,7 +167,9 @@ class PropertyHead(nn.Module):
         counts = np.where(np.isnan(values)[:, None], 0.0, counts)
         found, coefficients = fit_element_reference(counts, values)
         both = self.reference.new_zeros(counts.shape[1])
-        both[torch.as_tensor(found)] = torch.as_tensor(coefficients)
+        # Zero means that an element was not there; the least number changes no sum.
+        known = np.where(coefficients == 0.0, np.finfo(np.float64).tiny, coefficients)
+        both[torch.as_tensor(found)] = torch.as_tensor(known)
         self.reference.copy_(both[:N_ELEMENTS])
         if self.pooling == "extent":
             self.extent_reference.copy_(both[N_ELEMENTS:])

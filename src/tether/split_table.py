@@ -126,7 +126,7 @@ def _hashes(store: Store) -> NDArray[np.int64]:
     parts = [np.zeros((0, 2), dtype=np.int64)]
     for batch in pieces(store, _CHUNK):
         copies = geometry_hashes(batch).view(np.int64)
-        # Of crystals those compare the atoms in their order; molecules of any box are in order.
+        # The copies of a crystal have its order of atoms; those of a molecule any, in any box.
         reordered = structure_hashes(*_arrays(batch), cell=batch.cell.numpy())
         periodic = batch.pbc.any(dim=1).numpy()
         parts.append(np.stack([copies, np.where(periodic, reordered, copies)], axis=1))

@@ -19,6 +19,7 @@ from tether.atomic import write_text
 from tether.balance.surgery import load_pcgrad
 from tether.config import Config
 from tether.evaluation import (
+    check_elements,
     check_validation_labels,
     forcefield_errors,
     judge,
@@ -290,6 +291,7 @@ def _prepare(request: _Request) -> _Ready:
         for name, rows in data.split.indices.items()
         if name != "train"
     }
+    check_elements(model.heads.values(), {name: graph.batch for name, graph in judged.items()})
     check_validation_labels(true_labels(model, judged["val"]))
     held_out = forcefield_graph(model, data.forcefield_test)
     tasks, level = build_tasks(

@@ -36,8 +36,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises
     ------
     TetherError
-        When the folder cannot be written.
+        When the folder cannot be written, or the path is a folder itself.
     """
+    if path.is_dir():
+        raise TetherError(
+            f"cannot write {path}: it is a folder", expected="a file", fix="choose another name"
+        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")

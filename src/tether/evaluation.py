@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from ase.data import chemical_symbols
 
 from tether.atomic import atomic_path
 from tether.errors import TetherError
@@ -19,11 +20,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from tether.graph import Graph
+    from tether.heads.readout import PropertyHead
     from tether.model import AdaptedModel
     from tether.run import Run
+    from tether.structures import AtomBatch
 
 __all__ = [
     "Judged",
+    "check_elements",
     "check_validation_labels",
     "forcefield_errors",
     "judge",
@@ -183,6 +187,39 @@ def check_validation_labels(labels: Mapping[str, np.ndarray]) -> None:
                 f"target {name!r} has no label among the {len(values)} of set 'val'",
                 expected="labels to choose the best step by",
                 fix="split again, so that val has labelled structures",
+            )
+
+
+def check_elements(heads: Iterable[PropertyHead], structures: Mapping[str, AtomBatch]) -> None:
+    """Refuse structures whose extensive label has a part that training could not tell.
+
+    Parameters
+    ----------
+    heads : iterable of PropertyHead
+        With the scale of the training labels.
+    structures : mapping of str to AtomBatch
+        What is to be predicted, by the name of the set or file.
+
+    Raises
+    ------
+    TetherError
+        For an extensive target and an element that no labelled training structure has.
+    """
+    for head in heads:
+        for name, batch in structures.items():
+            unknown = head.lacks_reference(batch)
+            if not unknown.any():
+                continue
+            rows = batch.system_idx[unknown].unique().tolist()
+            elements = [chemical_symbols[z] for z in batch.numbers[unknown].unique().tolist()]
+            which = f", the first {batch.ids[rows[0]]!r}," if batch.ids else ""
+            raise TetherError(
+                f"target {head.target.name!r} is extensive, and {len(rows)} structure(s) of "
+                f"{name!r}{which} hold {', '.join(elements)}, which no labelled training structure "
+                "has: their share of the label would be taken for zero",
+                expected="elements of the training set",
+                fix="predict a formation or atomisation energy, or take these structures out "
+                "(another split)",
             )
 
 

@@ -15,6 +15,7 @@ from tether.data.pieces import pieces
 from tether.data.read import read_structures
 from tether.data.store import Store
 from tether.errors import TetherError
+from tether.evaluation import check_elements
 from tether.run import Run
 from tether.serialization import load_tensors, read_json
 from tether.structures import to_ase
@@ -124,7 +125,8 @@ def predict(
     Raises
     ------
     TetherError
-        For an unknown format, or a structure that the backbone does not take; nothing is written.
+        For an unknown format, a structure that the backbone does not take, and, of an extensive
+        target, an element that the run was not trained on; nothing is written.
     """
     if out is not None and out.suffix not in FORMATS:
         raise TetherError(
@@ -144,7 +146,9 @@ def predict(
     batches, ids = [], []
     parts: dict[str, list[np.ndarray]] = {name: [] for name in model.heads}
     for batch in _batches(source):
-        found = model.predict(model.backbone.prepare(batch))
+        graph = model.backbone.prepare(batch)
+        check_elements(model.heads.values(), {source.name: batch})
+        found = model.predict(graph)
         for name, piece in found.items():
             parts[name].append(piece)
         ids += list(batch.ids)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from tether.data.geometry import geometry_hashes
 from tether.data.pieces import pieces
 from tether.errors import TetherError
 from tether.splits.composition import composition_descriptors
@@ -19,7 +20,7 @@ from tether.splits.overlap import composition_codes
 from tether.splits.rule import BY_LABEL, BY_VALUE
 from tether.splits.scaffold import scaffolds
 from tether.splits.split import StoreReference
-from tether.splits.symmetry import space_groups
+from tether.splits.symmetry import check_crystals, space_groups
 from tether.splits.table import Table
 
 if TYPE_CHECKING:
@@ -121,8 +122,15 @@ def _ptr(store: Store) -> NDArray[np.int64]:
 
 
 def _hashes(store: Store) -> NDArray[np.int64]:
-    parts = (structure_hashes(*_arrays(b), cell=b.cell.numpy()) for b in pieces(store, _CHUNK))
-    return np.concatenate([np.zeros(0, dtype=np.int64), *parts])
+    """Two columns: what `prepare` calls a copy, and crystals whose atoms were reordered."""
+    parts = [np.zeros((0, 2), dtype=np.int64)]
+    for batch in pieces(store, _CHUNK):
+        copies = geometry_hashes(batch).view(np.int64)
+        # The copies of a crystal have its order of atoms; those of a molecule any, in any box.
+        reordered = structure_hashes(*_arrays(batch), cell=batch.cell.numpy())
+        periodic = batch.pbc.any(dim=1).numpy()
+        parts.append(np.stack([copies, np.where(periodic, reordered, copies)], axis=1))
+    return np.concatenate(parts)
 
 
 def _arrays(batch: AtomBatch) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
@@ -134,11 +142,25 @@ def _labels(store: Store, rule: Rule) -> Labels | None:
         case "element" | "group" | "period" | "chemical-system":
             return element_labels(store.numbers_flat, _ptr(store), rule.method)
         case "space-group":
-            parts = (space_groups(*_arrays(b), b.cell.numpy()) for b in pieces(store, _CHUNK))
+            lattices = [(b.cell.numpy(), b.pbc.numpy()) for b in pieces(store, _CHUNK)]
+            # Of the whole store at once: an error of a chunk would number its rows by the chunk.
+            cell, pbc = map(np.concatenate, zip(*lattices, strict=True))
+            check_crystals(cell, pbc, store.ids.tolist())
+            parts = (
+                space_groups(*_arrays(b), b.cell.numpy(), b.pbc.numpy())
+                for b in pieces(store, _CHUNK)
+            )
             return label_each("space group", [name for part in parts for name in part])
         case "scaffold":
             parts = (scaffolds(*_arrays(b), b.charge.numpy()) for b in pieces(store, _CHUNK))
-            return label_each("scaffold", [name for part in parts for name in part])
+            names = [name for part in parts for name in part]
+            if not any(names):
+                raise TetherError(
+                    f"in none of {len(names)} structures could bonds be perceived",
+                    expected="neutral or charged organic molecules, hydrogens included",
+                    fix="use method element, chemical-system or size",
+                )
+            return label_each("scaffold", names)
     return None  # folds are read from their file
 
 
@@ -176,4 +198,11 @@ def _from_file(path: Path, n_systems: int) -> NDArray[np.float64]:
             expected=f"one array of shape ({n_systems}, n_features)",
             fix="write one row for each structure of the store",
         )
-    return np.asarray(content, dtype=np.float64)
+    array = np.asarray(content)
+    if array.dtype.kind not in "iufb":
+        raise TetherError(
+            f"descriptors {str(path)!r} are of type {array.dtype}",
+            expected="real numbers",
+            fix="write an array of floats",
+        )
+    return array.astype(np.float64)

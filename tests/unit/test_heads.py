@@ -10,6 +10,7 @@ import torch
 from ase import Atoms
 
 from tether.errors import TetherError
+from tether.evaluation import check_elements
 from tether.features import Features
 from tether.heads.readout import PropertyHead, element_counts
 from tether.structures import AtomBatch, from_ase
@@ -167,6 +168,27 @@ def test_extensive_head_recovers_an_exactly_linear_target(molecules: list[Atoms]
     head.fit_scale(train)
     for number, value in ATOMIC.items():
         assert float(head.reference[number]) == pytest.approx(value, abs=1e-9)
+
+
+def test_elements_without_a_labelled_training_structure_have_no_reference() -> None:
+    water, methane, fluoride = Atoms("H2O"), Atoms("CH4"), Atoms("HF")
+    train = batch_of([water, Atoms("H2"), methane], u0=np.array([3.0, 1.0, np.nan]))
+    test = batch_of([water, methane, fluoride])
+    for kind, unknown in (("extensive", [3, 8 + 1]), ("intensive", [])):
+        head = PropertyHead(Target("u0", kind=kind), 8)  # type: ignore[arg-type]
+        head.fit_scale(train)
+        assert np.flatnonzero(head.lacks_reference(test).numpy()).tolist() == unknown
+    head = PropertyHead(Target("u0", kind="extensive"), 8)
+    head.fit_scale(train)
+    check_elements([head], {"val": train.select(torch.arange(2))})
+    # A label of zero is a label: formation energies of elements are.
+    elemental = batch_of([Atoms("Fe"), Atoms("He"), Atoms("H2")], u0=np.array([0.0, 3.0, 1.0]))
+    whole = PropertyHead(Target("u0", kind="extensive"), 8)
+    whole.fit_scale(elemental)
+    assert not whole.lacks_reference(elemental).any()
+    assert abs(float(whole.physical(torch.zeros(3, 1), elemental)[0])) < 1e-300
+    with pytest.raises(TetherError, match=r"'u0' is extensive, and 2 .* of 'test/ood'.* hold C, F"):
+        check_elements([head], {"test/ood": test})
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,15 @@ def test_leakage_rows(kind: type) -> None:
         leakage_report(split, hashes[:6])
 
 
+def test_leakage_by_several_kinds_of_hash() -> None:
+    # 0 and 2 agree in the first kind, 2 and 3 in the second: all three are one structure.
+    hashes = np.array([[1, 5], [2, 6], [1, 7], [3, 7]])
+    split = Split("s", "file", {}, {"train": [0, 1], "test/id": [2, 3]})
+    assert leakage_report(split, hashes)["pairs"] == [
+        {"sets": ["train", "test/id"], "n_structures": 1, "rows": {"train": [0], "test/id": [2, 3]}}
+    ]
+
+
 def test_extrapolation_counts_both_sides() -> None:
     values = np.array([1.0, 2.0, 3.0, 0.0, 3.5, 2.0, 3.0])
     split = Split("s", "file", {}, {"train": [0, 1, 2], "test/ood": [3, 4, 5, 6]})

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from tether.adapt import BackboneChoice, HeadChoice, adapt
+from tether.adapt import BackboneChoice, HeadChoice, adapt, check_run
 from tether.compare import compare
 from tether.config import load_config
 from tether.data.store import Store
@@ -21,6 +23,7 @@ from tether.outside.fit import check_fingerprint, fit_fingerprint
 from tether.recipe import named_recipe
 from tether.report.build import build_report
 from tether.serialization import read_json
+from tether.splits.split import Split, StoreReference
 from tether.summary import summarise
 from tether.training.log import read_log
 from tether.training.settings import TrainingSettings
@@ -255,3 +258,35 @@ def test_it_is_a_row_of_a_comparison(workspace: Any, tmp_path: Path) -> None:
     assert rows["fingerprint", "test/ood"] == pytest.approx(found)
     with pytest.raises(TetherError, match="holds a run with other"):
         compare(load_config(tmp_path / "config.yaml", ["targets=[u0]"]), out=tmp_path / "out")
+
+
+def test_an_extensive_target_needs_every_element_in_training(
+    workspace: Any, tmp_path: Path
+) -> None:
+    store = Store.open(workspace.store)
+    has_oxygen = np.array([8 in store.batch([row]).numbers for row in range(store.n_systems)])
+    without = np.flatnonzero(~has_oxygen)
+    indices = {
+        "train": without[:-4],
+        "val": without[-4:-2],
+        "test/id": without[-2:],
+        "test/ood": np.flatnonzero(has_oxygen),
+    }
+    reference = StoreReference(str(store.path), store.fingerprint, store.n_systems)
+    Split("oxygen", "file", {}, indices, store=reference).to_json(tmp_path / "split.json")
+    refused = "'u0' is extensive.*'test/ood'.* hold O,"
+    for target, expected in (
+        ("u0", pytest.raises(TetherError, match=refused)),
+        ("gap", contextlib.nullcontext()),
+    ):
+        inputs = replace(workspace.inputs(target), split=tmp_path / "split.json")
+        with expected:
+            check_fingerprint(inputs, out=tmp_path / "run")
+        with expected:
+            check_run(
+                inputs,
+                named_recipe("probe"),
+                TrainingSettings(),
+                out=tmp_path / "run",
+                backbone=BackboneChoice("tiny", {"n_features": 16}),
+            )

@@ -98,6 +98,12 @@ def test_the_command_says_what_the_backbone_has_seen(tmp_path: Path) -> None:
     assert "of 5 in train: 1 by same structure, 2 by same composition" in printed
     overlap = json.loads(out.read_text())["report"]["overlap"]
     assert overlap["sets"]["train"] == {"n": 5, "same_structure": 1, "same_composition": 2}
+    # A file has the descriptors of one store, so that nothing is near in another.
+    np.save(tmp_path / "prints.npy", np.eye(5))
+    arguments += ["--descriptors", str(tmp_path / "prints.npy")]
+    printed = CliRunner().invoke(app, arguments, catch_exceptions=False).output
+    assert "near-duplicates of them: not sought, " in printed
+    assert json.loads(out.read_text())["report"]["overlap"] == overlap
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the shared data are not here")

@@ -121,6 +121,10 @@ def test_a_run_is_usable_where_its_training_data_are_not(run: Run, tmp_path: Pat
     [
         (Atoms("H2", [[0, 0, 0], [0, 0, 0]]), "atoms 0 and 1 are 0 Å apart"),
         (Atoms("HEs", [[0, 0, 0], [0, 0, 1.5]]), "does not know"),
+        (
+            Atoms("HI", [[0, 0, 0], [0, 0, 1.6]]),
+            "'u0' is extensive.*'in.xyz'.* hold I,",
+        ),
     ],
 )
 def test_a_structure_that_the_backbone_cannot_take_writes_nothing(

@@ -102,6 +102,11 @@ def test_magpie_of_hematite_and_of_argon() -> None:
     assert argon[PROPERTIES.index("electronegativity")].tolist() == [0] * 6
 
 
+def test_elements_without_properties_are_named() -> None:
+    with pytest.raises(TetherError, match="2 structure.s. hold Rf, Db; expected elements up to Lr"):
+        composition_descriptors([26, 8, 104, 104, 105], [0, 2, 4, 5])
+
+
 def test_composition_does_not_see_order_size_or_neighbours_in_the_array() -> None:
     once = composition_descriptors([11, 17], [0, 2])
     twice = composition_descriptors([17, 11, 11, 17, 6], [0, 4, 5])
@@ -160,7 +165,7 @@ def test_geometry_of_a_slab_does_not_depend_on_its_vacuum() -> None:
 
 def test_space_groups_of_textbook_crystals() -> None:
     arrays = ragged(crystals())
-    found = space_groups(*(arrays[k] for k in ("numbers", "positions", "ptr", "cell")))
+    found = space_groups(*(arrays[k] for k in ("numbers", "positions", "ptr", "cell", "pbc")))
     assert found == ["225", "221", "225", "227", "216", "186", "229", "194", "221"]
 
 
@@ -169,12 +174,14 @@ def test_space_group_tolerance_and_failures() -> None:
     rattled.rattle(0.01, seed=1)
     overlapping = Atoms("Cu2", positions=np.zeros((2, 3)), cell=[3] * 3, pbc=True)
     arrays = ragged([rattled, overlapping])
-    inputs = [arrays[k] for k in ("numbers", "positions", "ptr", "cell")]
+    inputs = [arrays[k] for k in ("numbers", "positions", "ptr", "cell", "pbc")]
     assert space_groups(*inputs) == ["225", ""]
     assert space_groups(*inputs, tolerance=1e-4)[0] == "1"
-    arrays = ragged([molecule("H2O")])
-    with pytest.raises(TetherError, match="structure 0 has a cell of no volume"):
-        space_groups(*(arrays[k] for k in ("numbers", "positions", "ptr", "cell")))
+    boxed = molecule("H2O", vacuum=3.0)
+    for atoms in (molecule("H2O"), boxed):
+        arrays = ragged([rattled, atoms, atoms])
+        with pytest.raises(TetherError, match="2 of 3 structures are not periodic.*first is 1;"):
+            space_groups(*(arrays[k] for k in ("numbers", "positions", "ptr", "cell", "pbc")))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of spglib, for pymatgen's call of it
@@ -203,7 +210,7 @@ def test_leaving_a_label_out_is_what_matfold_does(
     left_out = pandas.read_csv(next(tmp_path.glob("*.test.csv")))["id"].tolist()
     arrays = ragged(frames)
     if kind == "space-group":
-        found = space_groups(*(arrays[k] for k in ("numbers", "positions", "ptr", "cell")))
+        found = space_groups(*(arrays[k] for k in ("numbers", "positions", "ptr", "cell", "pbc")))
         labels, ours = label_each(kind, found), "221"
     else:
         labels = element_labels(arrays["numbers"], arrays["ptr"], kind)  # type: ignore[arg-type]

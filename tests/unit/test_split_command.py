@@ -15,6 +15,7 @@ from tether.data.read import read_structures
 from tether.data.store import Store, write_store
 from tether.errors import TetherError
 from tether.split_table import split_table
+from tether.splits.leakage import leakage_report
 from tether.splits.rule import Rule
 from tether.splits.split import Split
 from tether.targets import Target
@@ -164,6 +165,17 @@ def test_methods_on_crystals(
     assert content["parameters"]["hold_out"] == arguments[-1:] or "--descriptors" in arguments
 
 
+def test_molecules_in_a_box_have_no_space_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = [bulk("Cu"), bulk("Al"), bulk("Ag"), molecule("H2O", vacuum=3.0)]
+    for number, atoms in enumerate(frames):
+        atoms.info.update(id=f"s-{number}", gap=float(number))
+    monkeypatch.setattr("tether.split_table._CHUNK", 2)
+    with pytest.raises(TetherError, match="1 of 4 structures are not periodic.*first is 's-3'"):
+        split_table(Store.open(_store(tmp_path / "s", frames)), Rule("space-group"))
+
+
 def test_scaffold_lists_molecules_that_it_cannot_judge(molecules: Path, tmp_path: Path) -> None:
     out = tmp_path / "split.json"
     printed = run_split(
@@ -184,6 +196,23 @@ def test_scaffold_lists_molecules_that_it_cannot_judge(molecules: Path, tmp_path
     assert sum(split.sizes.values()) == 28
 
 
+def test_without_any_bonds_there_is_no_scaffold(tmp_path: Path) -> None:
+    # Neutral NaMg has an odd number of electrons and no bond order that fits.
+    frames = [Atoms("NaMg", [[0, 0, 0], [0, 0, z]], info={"gap": z}) for z in (2.8, 2.9)]
+    store = Store.open(_store(tmp_path / "s", frames))
+    with pytest.raises(TetherError, match="in none of 2 structures could bonds be perceived"):
+        split_table(store, Rule("scaffold"))
+
+
+def test_an_id_test_of_nothing_has_a_way_out(tmp_path: Path) -> None:
+    frames = [Atoms("H2", positions=[[0, 0, 0], [0, 0, 0.7 + 0.01 * k]]) for k in range(6)]
+    for number, atoms in enumerate(frames):
+        atoms.info["gap"] = float(number)
+    path = _store(tmp_path / "s", frames)
+    with pytest.raises(TetherError, match="'test/id' has size 0.*ask for a larger share, or use"):
+        run_split(path, "--method", "tail", "--dry-run")
+
+
 def test_size_and_nested_validation(molecules: Path, tmp_path: Path) -> None:
     out = tmp_path / "split.json"
     options = ("--ood", 4, "--nested-validation", "--val-size", 4, "--id-fraction", 0.2)
@@ -194,6 +223,10 @@ def test_size_and_nested_validation(molecules: Path, tmp_path: Path) -> None:
     assert largest["train"] <= n_atoms[split.indices["val"]].min()
     assert largest["val"] <= n_atoms[split.indices["test/ood"]].min()
     assert "NESTED VALIDATION: val is OOD by the rule of the test; ood 4" in printed
+    assert "TIES" not in printed
+    halved = run_split(molecules, "--method", "size", "--ood", 2, "--dry-run")
+    largest_size = int(n_atoms.max())
+    assert f"TIES: 2 structure(s) with {largest_size} atoms are OOD and 2 are not" in halved
 
 
 def test_fingerprints_of_a_model_come_from_a_file(crystals: Path, tmp_path: Path) -> None:
@@ -209,7 +242,9 @@ def test_fingerprints_of_a_model_come_from_a_file(crystals: Path, tmp_path: Path
     assert "NEAR-DUPLICATES" not in run_split(crystals, "--method", "random", "--dry-run")
     assert "NEAR-DUPLICATES" not in run_split(crystals, "--method", "random", "--near", 0, *given)
     np.savez(tmp_path / "two.npz", a=prints, b=prints)
+    np.save(tmp_path / "text.npy", prints.astype(str))
     for name, message in (
+        ("text.npy", "are of type <U32; expected real numbers"),
         ("two.npz", "have 2 arrays; expected one array of shape .40, n_features"),
         ("prints.csv", "neither a known name nor an npy or npz file"),
     ):
@@ -225,6 +260,30 @@ def test_a_table_has_only_the_columns_that_are_needed(crystals: Path) -> None:
     assert sparse.descriptor_name == "composition"
     both = split_table(Store.open(crystals), Rule("random"), descriptors="both")
     assert np.shape(both.descriptors) == (40, 108 + 105)
+
+
+def test_copies_that_prepare_finds_are_leakage(tmp_path: Path) -> None:
+    salt = bulk("NaCl", "rocksalt", a=5.64, cubic=True)
+    moved, reordered = salt.copy(), salt[[3, 1, 2, 0, 4, 5, 7, 6]]
+    moved.translate([0.5, 1.1, 4.0])
+    moved.wrap()
+    water, boxed = molecule("H2O", vacuum=5.0), molecule("H2O", vacuum=6.0)
+    frames = [salt, water, molecule("CH4"), moved, reordered, boxed]
+    for gap, atoms in enumerate(frames):
+        atoms.info["gap"] = float(gap)
+    store = Store.open(_store(tmp_path / "s", frames))
+    rows = {"train": [0, 1, 2], "test/ood": [3, 4, 5]}
+    hashes = split_table(store, Rule("random")).hashes
+    assert hashes is not None
+    (pair,) = leakage_report(Split("s", "file", {}, rows), hashes)["pairs"]
+    assert pair["rows"] == {"train": [0, 1], "test/ood": [3, 4, 5]}
+
+
+def test_structures_in_no_fold_are_counted_aloud(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "f.json").write_text(json.dumps([[0, 1, 2], [3, 4, 5]]))
+    folds = ("--method", "folds", "--file", tmp_path / "f.json", "--hold-out", 0)
+    printed = run_split(store, *folds, "--out", tmp_path / "split.json")
+    assert "IN NO FOLD: 94 structure(s)" in printed
 
 
 def test_cli_avoids_what_other_splits_test_on(store: Path, tmp_path: Path) -> None:

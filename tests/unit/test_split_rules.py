@@ -79,6 +79,27 @@ def test_largest_prefers_the_lower_row_and_refuses_equal_scores() -> None:
         largest([1, 2], 1.5)
 
 
+def test_size_says_where_equal_sizes_are_parted() -> None:
+    n_atoms = np.repeat([5, 9, 12], [60, 30, 10])
+    report = make_split(Table(100, n_atoms=n_atoms), Rule("size", ood=25)).report
+    assert report["ties"] == {"score": 9.0, "n_marked": 15, "n_others": 15}
+    assert "ties" not in make_split(Table(100, n_atoms=n_atoms), Rule("size", ood=40)).report
+
+
+@pytest.mark.parametrize("method", ["size", "tail", "boom", "sparse-y"])
+def test_more_ood_structures_than_there_are(method: Any) -> None:
+    table = Table(60, np.random.default_rng(0).normal(size=60), n_atoms=np.arange(60))
+    with pytest.raises(TetherError, match=r"`ood` is 100 of 60 structures; expected 1 to 59"):
+        make_split(table, Rule(method, ood=100))
+    with pytest.raises(TetherError, match=r"`ood` is -0\.1|set 'test/ood' would have size -6"):
+        make_split(table, Rule(method, ood=-0.1))
+
+
+def test_rarest_of_nothing() -> None:
+    with pytest.raises(TetherError, match="none of 2 structures has any scaffold"):
+        rarest(label_each("scaffold", ["", ""]), 0.1)
+
+
 # --- labels -------------------------------------------------------------------------------------
 
 
@@ -189,6 +210,9 @@ def test_sparse_folds_have_one_seed_of_each_cluster_and_its_neighbours() -> None
         assert len(set(code[rows])) == 1  # neighbours are of the seed's blob
     with pytest.raises(TetherError, match="5 of 300 structures are candidates for 9 folds"):
         sparse_labels(score, points, fraction=5.1 / 300, n_clusters=9)
+    for wrong in (-1, 300):
+        with pytest.raises(TetherError, match=f"`n_neighbours` is {wrong}; expected 0 to 299"):
+            sparse_labels(score, points, n_clusters=5, n_neighbours=wrong)
 
 
 # --- folds --------------------------------------------------------------------------------------
@@ -198,7 +222,8 @@ def test_folds_from_lists_and_from_numbers_agree(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps({"loco": [[0, 4], [1, 2]]}))
     (tmp_path / "b.json").write_text(json.dumps([[0, 4], [1, 2]]))
     np.save(tmp_path / "c.npy", [0, 1, 1, -1, 0])
-    for name in ("a.json", "b.json", "c.npy"):
+    (tmp_path / "c.txt").write_text("0\n1\n1\n-1\n0\n")
+    for name in ("a.json", "b.json", "c.npy", "c.txt"):
         labels = read_folds(tmp_path / name, n_systems=5)
         assert np.flatnonzero(with_label(labels, ["1"])).tolist() == [1, 2]
         assert labels.counts.tolist() == [2, 2]
@@ -207,6 +232,22 @@ def test_folds_from_lists_and_from_numbers_agree(tmp_path: Path) -> None:
     (tmp_path / "d.json").write_text(json.dumps({"train": [0], "val": [1]}))
     with pytest.raises(TetherError, match="neither lists of rows nor 5 fold numbers"):
         read_folds(tmp_path / "d.json", n_systems=5)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([["a", "b"], ["c"]], "fold 0 of .*has rows such as 'a'.*whole rows"),
+        ([[1, 2], [3, [4]]], "fold 1 of .*lists of different lengths.*plain list"),
+        ([[1, 2], [[3], [4]]], "fold 1 of .*shape .2, 1."),
+        ([[1], 2], "holds lists of different lengths"),
+        (3, "holds shape"),
+    ],
+)
+def test_folds_that_are_no_lists_of_rows(tmp_path: Path, content: object, message: str) -> None:
+    (tmp_path / "f.json").write_text(json.dumps(content))
+    with pytest.raises(TetherError, match=message):
+        read_folds(tmp_path / "f.json", n_systems=5)
 
 
 def test_published_loco_fold() -> None:
@@ -351,6 +392,7 @@ def test_make_split_refuses(rule: Rule, columns: dict[str, Any], message: str) -
         ("cluster", {"variant": "single"}, "variant"),
         ("random", {"id_fraction": 0.1}, "id_fraction"),
         ("tail", {"file": "a.json"}, "file"),
+        ("folds", {"by_id": True}, "by_id"),
     ],
 )
 def test_rule_refuses_what_its_method_does_not_use(
@@ -358,3 +400,20 @@ def test_rule_refuses_what_its_method_does_not_use(
 ) -> None:
     with pytest.raises(TetherError, match=f"method '{method}' has no use for `{useless}`"):
         Rule(method, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "message"),
+    [
+        ("random", {"seed": -1}, "`seed` is -1; expected a whole number"),
+        ("cluster", {"seed": 2**32}, "`seed` is 4294967296"),
+        ("tail", {"ood": float("inf")}, "`ood` is inf"),
+        ("boom", {"ood": float("nan")}, "`ood` is nan"),
+    ],
+)
+def test_rule_refuses_numbers_that_it_cannot_use(
+    method: Any, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(TetherError, match=message):
+        Rule(method, **arguments)
+    assert Rule("random", seed=5_000_000_000).seed == 5_000_000_000

@@ -255,6 +255,12 @@ def test_json_refusals(tmp_path: Path) -> None:
         Split.from_json(tmp_path / "none.json")
     with pytest.raises(TetherError, match="folder .* does not exist"):
         small().to_json(tmp_path / "none" / "split.json")
+    with pytest.raises(TetherError, match="cannot be read .Is a directory"):
+        Split.from_json(tmp_path)
+    (tmp_path / "folder.json").mkdir()
+    with pytest.raises(TetherError, match=r"cannot write .*folder.json: it is a folder"):
+        small().to_json(tmp_path / "folder.json")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["folder.json", "split.json"]
 
 
 # --- random, validation, subsets ----------------------------------------------------------------
@@ -269,6 +275,8 @@ def test_random_fractions_use_every_row() -> None:
 def test_random_refusals() -> None:
     with pytest.raises(TetherError, match=r"add up to 1\.1"):
         random_split(10, fractions={"train": 0.9, "val": 0.2})
+    with pytest.raises(TetherError, match="add up to nan"):
+        random_split(10, fractions={"train": 0.9, "val": np.nan})
     with pytest.raises(TetherError, match="add up to 12.*at most 10"):
         random_split(10, sizes={"train": 9, "val": 3})
     with pytest.raises(TetherError, match="both `fractions` and `sizes`"):
@@ -288,6 +296,9 @@ def test_validation_comes_from_train_only() -> None:
         carve_validation(split, size=1)
     with pytest.raises(TetherError, match="set 'val' would have size 20 of 20"):
         carve_validation(small(), size=20)
+    for fraction in (np.nan, np.inf):
+        with pytest.raises(TetherError, match=f"`val_fraction` is {fraction}"):
+            carve_validation(small(), fraction=fraction)
     with pytest.raises(TetherError, match="both `fraction` and `size`"):
         carve_validation(small(), size=2, fraction=0.1)
 
@@ -338,6 +349,8 @@ def test_integers_are_rows_unless_ids_are_asked_for(tmp_path: Path) -> None:
         ({"train": ["x"]}, "id 'x' of set 'train' occurs 0 times"),
         ({"train": ["b"]}, "id 'b' of set 'train' occurs 2 times"),
         ({"train": [0, 3]}, "row 3 of set 'train' is out of range"),
+        ({"train": [[1, 2], [0]]}, "set 'train' holds lists of different lengths"),
+        ({"train": "b"}, "set 'train' holds shape"),
         ({"train": [0.5]}, "set 'train' holds float64 entries"),
         ([0, 1], "holds one list.*--set"),
         ({"indices": {"train": [0]}, "x": 1}, "unknown keys .'x'."),

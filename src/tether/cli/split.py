@@ -135,12 +135,12 @@ def split_command(
 def _seen(store: Path, descriptors: str) -> Table:
     """Columns of the pretraining structures, with the descriptors of the store that is split."""
     from tether.data.store import Store
-    from tether.split_table import split_table
+    from tether.split_table import DESCRIPTORS, split_table
     from tether.splits.rule import Rule
 
-    return split_table(
-        Store.open(store), Rule("random"), descriptors=descriptors or None, compositions=True
-    )
+    # The rows of a file are those of the store that is split.
+    made = descriptors if descriptors in DESCRIPTORS else None
+    return split_table(Store.open(store), Rule("random"), descriptors=made, compositions=True)
 
 
 def _pairs(texts: Sequence[str]) -> dict[str, str]:
@@ -224,6 +224,18 @@ def _notes(split: Split) -> list[str]:
             f"NOT JUDGED: {len(report['unassigned_rows']):,} structure(s) have no label to hold "
             "out and are in no set (rows in the report)"
         )
+    if report.get("n_in_no_fold"):
+        notes.append(
+            f"IN NO FOLD: {report['n_in_no_fold']:,} structure(s) are in no fold of the file, and "
+            "so are trained on or in test/id; are the folds of this store?"
+        )
+    tied = report.get("ties")
+    if tied:
+        what = "atoms" if split.method == "size" else "as score"
+        notes.append(
+            f"TIES: {tied['n_marked']:,} structure(s) with {tied['score']:.6g} {what} are OOD and "
+            f"{tied['n_others']:,} are not: row numbers decided"
+        )
     leakage = report["leakage"] or {"pairs": [], "n_repeats": {}}
     for pair in leakage["pairs"]:
         first, second = pair["sets"]
@@ -238,10 +250,11 @@ def _notes(split: Split) -> list[str]:
     if repeats:
         listed = ", ".join(f"{name} {n:,}" for name, n in repeats.items())
         notes.append(f"repeated structures within a set: {listed}")
-    return [*notes, *_near_notes(leakage.get("near")), *_overlap_notes(report.get("overlap"))]
+    return [*notes, *_near_notes(leakage.get("near")), *_overlap_notes(split)]
 
 
-def _overlap_notes(overlap: dict[str, Any] | None) -> list[str]:
+def _overlap_notes(split: Split) -> list[str]:
+    overlap = split.report.get("overlap")
     if overlap is None:
         return []
     notes = [f"among {overlap['n_pretraining']:,} pretraining structures (not their labels) are:"]
@@ -250,6 +263,9 @@ def _overlap_notes(overlap: dict[str, Any] | None) -> list[str]:
             f"{n:,} by {what.replace('_', ' ')}" for what, n in counts.items() if what != "n"
         )
         notes.append(f"  of {counts['n']:,} in {name}: {listed}")
+    if "near" in split.report["leakage"] and "near_duplicate" not in counts:
+        descriptors = split.parameters["descriptors"]
+        notes.append(f"  near-duplicates of them: not sought, {descriptors} has no rows of them")
     return notes
 
 

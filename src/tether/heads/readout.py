@@ -139,6 +139,23 @@ class PropertyHead(nn.Module):
         std = np.maximum(residual[known].std(axis=0), SMALLEST_RESIDUAL * raw)
         self.std.copy_(torch.as_tensor(std))
 
+    def lacks_reference(self, batch: AtomBatch) -> Tensor:
+        """Atoms of elements that no labelled training structure has; none but of extensive targets.
+
+        Parameters
+        ----------
+        batch : AtomBatch
+            Structures to predict.
+
+        Returns
+        -------
+        Tensor, shape (n_atoms,), bool
+            True: the atom's share of the label is unknown, and would be taken for zero.
+        """
+        if self.target.kind != "extensive" or self.target.level == "atom":
+            return torch.zeros(batch.n_atoms, dtype=torch.bool)
+        return self.reference.cpu().index_select(0, batch.numbers.cpu()) == 0
+
     def _fit_reference(self, batch: AtomBatch, values: np.ndarray) -> None:
         from tether.data.statistics import fit_element_reference
 
@@ -147,9 +164,12 @@ class PropertyHead(nn.Module):
             extents = _extents(batch)
             self.extent.copy_(extents.mean())
             counts = np.hstack([counts, element_counts(batch, extents)])
+        counts = np.where(np.isnan(values)[:, None], 0.0, counts)
         found, coefficients = fit_element_reference(counts, values)
         both = self.reference.new_zeros(counts.shape[1])
-        both[torch.as_tensor(found)] = torch.as_tensor(coefficients)
+        # Zero means that an element was not there; the least number changes no sum.
+        known = np.where(coefficients == 0.0, np.finfo(np.float64).tiny, coefficients)
+        both[torch.as_tensor(found)] = torch.as_tensor(known)
         self.reference.copy_(both[:N_ELEMENTS])
         if self.pooling == "extent":
             self.extent_reference.copy_(both[N_ELEMENTS:])

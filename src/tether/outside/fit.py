@@ -12,7 +12,13 @@ from threadpoolctl import threadpool_limits
 
 from tether.data.pieces import pieces
 from tether.errors import TetherError
-from tether.evaluation import Judged, check_validation_labels, property_errors, write_results
+from tether.evaluation import (
+    Judged,
+    check_elements,
+    check_validation_labels,
+    property_errors,
+    write_results,
+)
 from tether.heads.readout import PropertyHead
 from tether.inputs import OpenedInputs
 from tether.outside.boosting import BoostingSettings, fit_boosting
@@ -171,6 +177,9 @@ def _prepare(inputs: AdaptInputs, settings: BoostingSettings, seed: int) -> _Rea
     scales = {name: PropertyHead(target, 1, n_hidden=0) for name, target in targets.items()}
     for scale in scales.values():
         scale.fit_scale(train)
+    for name, rows in data.split.indices.items():
+        if name != "train":
+            check_elements(scales.values(), {name: data.store.batch(rows)})
     val = np.asarray(data.split.indices["val"])
     check_validation_labels({name: data.store.label(name)[val] for name in targets})
     return _Ready(data, targets, scales, settings, seed)

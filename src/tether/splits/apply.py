@@ -11,7 +11,7 @@ from tether.errors import TetherError
 from tether.splits.cluster import cluster_labels
 from tether.splits.explicit import from_file, from_files, from_sources
 from tether.splits.folds import read_folds
-from tether.splits.holdout import hold_out, largest
+from tether.splits.holdout import check_share, hold_out, largest, ties
 from tether.splits.labels import most_alike, rarest, with_label
 from tether.splits.property_tail import boom, tail
 from tether.splits.random import random_split
@@ -19,7 +19,7 @@ from tether.splits.rule import SPARSE
 from tether.splits.sparse import sparse_labels, sparsity_of_descriptors, sparsity_of_values
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
     from tether.splits.rule import Rule
     from tether.splits.split import Split
@@ -201,6 +201,7 @@ def _by_value(rule: Rule, table: Table) -> Split:
         return boom(
             table.values, n_ood=round(share * n_rows), seed=rule.seed, id_fraction=id_fraction
         )
+    check_share(share, "ood")
     return tail(
         table.values,
         fraction=share,
@@ -219,16 +220,24 @@ def _marked(table: Table, rule: Rule) -> _Marked:
         return _Marked(is_ood, none)
     if rule.method == "size":
         assert table.n_atoms is not None
-        return _Marked(largest(table.n_atoms, share), none)
+        return _marked_largest(table.n_atoms, share)
     if rule.method in SPARSE and not rule.holds_labels_out:
-        return _Marked(largest(_sparsity(table, rule), share), none)
+        return _marked_largest(_sparsity(table, rule), share)
     return _marked_labels(table, rule, share)
+
+
+def _marked_largest(scores: ArrayLike, share: float) -> _Marked:
+    marked = largest(scores, share)
+    tied = ties(scores, marked)
+    return _Marked(marked, np.zeros(len(marked), dtype=bool), {"ties": tied} if tied else {})
 
 
 def _marked_labels(table: Table, rule: Rule, share: float) -> _Marked:
     labels = table.labels
     assert labels is not None
     report: dict[str, Any] = {"n_labels": int((labels.counts > 0).sum())}
+    if rule.method == "folds":
+        report["n_in_no_fold"] = int((~labels.known).sum())
     # Without a fold or a cluster a structure is no riddle: it is trained on.
     unknown = ~labels.known & (labels.kind not in {"fold", "cluster"})
     if not rule.hold_out and rule.variant is None and (rule.ood or rule.method == "scaffold"):

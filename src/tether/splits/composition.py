@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from ase.data import chemical_symbols, covalent_radii
 
+from tether.errors import TetherError
 from tether.packages import require
 from tether.splits.elements import element_pairs
 
@@ -68,13 +69,21 @@ def composition_descriptors(numbers: ArrayLike, ptr: ArrayLike) -> NDArray[np.fl
     Raises
     ------
     TetherError
-        Without pymatgen.
+        Without pymatgen, and for elements beyond 103, whose properties are not known.
 
     References
     ----------
     Ward, Agrawal, Choudhary and Wolverton, npj Comput. Mater. 2, 16028 (2016).
     """
     system, element, count = element_pairs(numbers, ptr)
+    if element.max(initial=0) > _LAST:
+        heavy = element > _LAST
+        symbols = ", ".join(chemical_symbols[z] for z in np.unique(element[heavy]).tolist())
+        raise TetherError(
+            f"{len(np.unique(system[heavy]))} structure(s) hold {symbols}",
+            expected=f"elements up to {chemical_symbols[_LAST]}, whose properties are known",
+            fix="use other descriptors, such as --descriptors structure, or take them out",
+        )
     starts = np.flatnonzero(np.diff(system, prepend=-1))
     n_atoms = np.diff(np.asarray(ptr)).astype(np.int64)
     share = (count / n_atoms[system])[:, None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["from_file", "from_files", "from_sources", "load_index_file"]
+__all__ = ["from_file", "from_files", "from_sources", "load_index_file", "plain_list"]
 
 
 def from_file(
@@ -241,7 +242,7 @@ def load_index_file(source: Path, *, by_id: bool = False) -> Any:
             case ".txt":
                 lines = source.read_text(encoding="utf-8").split("\n")
                 entries = [line.strip() for line in lines if line.strip()]
-                whole = not by_id and all(entry.isdecimal() for entry in entries)
+                whole = not by_id and all(re.fullmatch(r"-?\d+", entry) for entry in entries)
                 return [int(entry) for entry in entries] if whole else entries
     except (ValueError, OSError) as error:
         raise TetherError(
@@ -256,10 +257,42 @@ def load_index_file(source: Path, *, by_id: bool = False) -> Any:
     )
 
 
-def _rows(
-    name: str, entries: ArrayLike, ids: Sequence[str] | None, *, by_id: bool
-) -> NDArray[np.int64]:
-    array = np.asarray(entries)
+def plain_list(entries: Any, what: str) -> NDArray[Any]:
+    """One flat array of what a file holds.
+
+    Parameters
+    ----------
+    entries : Any
+        Of `load_index_file`, or a part of it.
+    what : str
+        Name of the entries, for the error.
+
+    Returns
+    -------
+    array, shape (n,)
+        Of any type.
+
+    Raises
+    ------
+    TetherError
+        For a single value, and for lists inside the list.
+    """
+    try:
+        array = np.asarray(entries)
+    except ValueError:  # lists of different lengths
+        array = None
+    if array is None or array.ndim != 1:
+        shape = "lists of different lengths" if array is None else f"shape {array.shape}"
+        raise TetherError(
+            f"{what} holds {shape}",
+            expected="a plain list of row numbers or ids",
+            fix="take the inner lists apart: one number or id an entry",
+        )
+    return array
+
+
+def _rows(name: str, entries: Any, ids: Sequence[str] | None, *, by_id: bool) -> NDArray[np.int64]:
+    array = plain_list(entries, f"set {name!r}")
     if not array.size or (array.dtype.kind in "iu" and not by_id):
         return array
     if array.dtype.kind not in "iuUS":

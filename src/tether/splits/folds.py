@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tether.errors import TetherError
-from tether.splits.explicit import load_index_file
+from tether.splits.explicit import load_index_file, plain_list
 from tether.splits.labels import Labels
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def read_folds(path: str | Path, *, n_systems: int) -> Labels:
         content = next(iter(content.values()))
     if isinstance(content, list) and content and all(isinstance(fold, list) for fold in content):
         return _from_lists(content, source, n_systems)
-    numbers = np.asarray(content if not isinstance(content, dict) else [])
+    numbers = plain_list([] if isinstance(content, dict) else content, repr(str(source)))
     if numbers.dtype.kind not in "iu" or numbers.shape != (n_systems,):
         raise TetherError(
             f"{str(source)!r} holds neither lists of rows nor {n_systems} fold numbers",
@@ -65,12 +65,12 @@ def read_folds(path: str | Path, *, n_systems: int) -> Labels:
 def _from_lists(folds: Sequence[Any], source: Path, n_systems: int) -> Labels:
     parts: list[NDArray[np.int64]] = []
     for number, fold in enumerate(folds):
-        rows = np.asarray(fold)
-        if rows.size and (
-            rows.dtype.kind not in "iu" or not 0 <= rows.min() <= rows.max() < n_systems
-        ):
+        rows = plain_list(fold, f"fold {number} of {str(source)!r}")
+        whole = not rows.size or rows.dtype.kind in "iu"
+        if not whole or (rows.size and not 0 <= rows.min() <= rows.max() < n_systems):
+            found = f"from {rows.min()} to {rows.max()}" if whole else f"such as {fold[0]!r}"
             raise TetherError(
-                f"fold {number} of {str(source)!r} has rows from {rows.min()} to {rows.max()}",
+                f"fold {number} of {str(source)!r} has rows {found}",
                 expected=f"whole rows, 0 <= row < {n_systems}",
                 fix="use the store that the folds were made for",
             )

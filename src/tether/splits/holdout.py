@@ -12,7 +12,7 @@ from tether.splits.split import Split, StoreReference, labelled_rows
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["check_share", "hold_out", "largest"]
+__all__ = ["check_share", "hold_out", "largest", "ties"]
 
 
 def hold_out(
@@ -131,6 +131,37 @@ def largest(scores: ArrayLike, fraction: float) -> NDArray[np.bool_]:
     marked = np.zeros(len(array), dtype=bool)
     marked[np.argsort(-array, kind="stable")[: round(fraction * len(array))]] = True
     return marked
+
+
+def ties(scores: ArrayLike, marked: ArrayLike) -> dict[str, float]:
+    """Say where a cut went through structures of one score, so that row numbers decided.
+
+    Parameters
+    ----------
+    scores : array, shape (n,)
+        Of `largest`.
+    marked : array, shape (n,), bool
+        Its result.
+
+    Returns
+    -------
+    dict
+        ``score`` of the last row that is marked, ``n_marked`` and ``n_others`` of that score; empty
+        where no other row has it.
+
+    Examples
+    --------
+    >>> ties([3, 9, 5, 5], [False, True, True, False])
+    {'score': 5.0, 'n_marked': 1, 'n_others': 1}
+    """
+    array, inside = np.asarray(scores, dtype=np.float64), np.asarray(marked, dtype=bool)
+    if not inside.any():
+        return {}
+    edge = float(array[inside].min())
+    equal = array == edge
+    n_others = int((equal & ~inside).sum())
+    found = {"score": edge, "n_marked": int((equal & inside).sum()), "n_others": n_others}
+    return found if n_others else {}
 
 
 def check_share(value: float, name: str) -> None:

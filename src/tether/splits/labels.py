@@ -177,7 +177,8 @@ def rarest(labels: Labels, fraction: float) -> NDArray[np.bool_]:
     Raises
     ------
     TetherError
-        When structures carry several labels, or the smallest group is above the share.
+        When structures carry several labels, or none has any, or the smallest group is above the
+        share.
     """
     if not labels.are_exclusive:
         raise TetherError(
@@ -189,8 +190,14 @@ def rarest(labels: Labels, fraction: float) -> NDArray[np.bool_]:
     order = present[np.argsort(labels.counts[present], kind="stable")]
     total = np.cumsum(labels.counts[order])
     taken = order[total <= fraction * len(labels.rows)]
+    if not len(order):
+        raise TetherError(
+            f"none of {labels.n_systems} structures has any {labels.kind}",
+            expected="labels to hold out",
+            fix="use another method",
+        )
     if not len(taken):
-        smallest = 0 if not len(order) else int(labels.counts[order[0]])
+        smallest = int(labels.counts[order[0]])
         raise TetherError(
             f"the smallest {labels.kind} has {smallest} of {len(labels.rows)} structures",
             expected=f"one of at most the share {fraction}",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from tether.errors import TetherError
 
@@ -159,8 +161,9 @@ def leakage_report(split: Split, hashes: ArrayLike) -> dict[str, Any]:
     ----------
     split : Split
         The sets.
-    hashes : array, shape (n_systems,)
+    hashes : array, shape (n_systems,) or (n_systems, n_kinds)
         One hashable a row of the store, equal for equal structures: `structure_hashes`, SMILES, …
+        Structures that are equal in one of several kinds of hash are equal.
 
     Returns
     -------
@@ -201,11 +204,25 @@ def leakage_report(split: Split, hashes: ArrayLike) -> dict[str, Any]:
 
 
 def _codes(hashes: NDArray[Any]) -> NDArray[np.int64]:
+    if hashes.ndim == 2:
+        return _linked(hashes)
     if hashes.dtype != object:
         return np.unique(hashes, return_inverse=True)[1].reshape(-1).astype(np.int64)
     # Objects need not be sortable, only hashable.
     known: dict[object, int] = {}
     return np.array([known.setdefault(h, len(known)) for h in hashes], dtype=np.int64)
+
+
+def _linked(hashes: NDArray[Any]) -> NDArray[np.int64]:
+    """Component of each row, where rows that share a hash of one kind are linked."""
+    n_rows, n_kinds = hashes.shape
+    codes = [_codes(column) for column in hashes.T]
+    offsets = n_rows + np.cumsum([0, *(int(code.max(initial=-1)) + 1 for code in codes)])
+    nodes = np.concatenate([code + start for code, start in zip(codes, offsets, strict=False)])
+    links = (np.ones(len(nodes), dtype=np.int8), (np.tile(np.arange(n_rows), n_kinds), nodes))
+    graph = coo_array(links, shape=(offsets[-1], offsets[-1]))
+    components: NDArray[np.int64] = connected_components(graph, directed=False)[1][:n_rows]
+    return components
 
 
 def extrapolation_report(split: Split, values: ArrayLike) -> dict[str, Any]:

@@ -136,7 +136,8 @@ def _finished(
         parameters["descriptors"] = table.descriptor_name
     report = {**split.report, **split_report(split, table, near=near)}
     if pretraining is not None:
-        wanted = near if table.descriptors is not None else None
+        comparable = table.descriptors is not None and pretraining.descriptors is not None
+        wanted = near if comparable else None
         report["overlap"] = overlap_report(split, table, pretraining, near=wanted)
     return replace(
         split,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -95,7 +96,7 @@ def _bounds(
     else:
         fractions = fractions if fractions is not None else _DEFAULT_FRACTIONS
         share = sum(fractions.values())
-        if share > 1 + 1e-9 or min(fractions.values()) < 0:
+        if not share <= 1 + 1e-9 or min(fractions.values()) < 0:
             raise TetherError(
                 f"fractions {dict(fractions)} add up to {share:.6g}",
                 expected="non-negative fractions of at most 1 in all",
@@ -153,6 +154,12 @@ def carve_validation(
         )
     train = _train_rows(split)
     share = 0.05 if fraction is None else fraction
+    if not math.isfinite(share):
+        raise TetherError(
+            f"`val_fraction` is {share}",
+            expected="a number between 0 and 1",
+            fix="val_fraction=0.05",
+        )
     n_val = round(share * len(train)) if size is None else size
     if not 0 < n_val < len(train):
         raise TetherError(

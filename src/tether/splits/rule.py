@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -140,13 +141,24 @@ class Rule:
         useless = [name for name in given if self.method not in _USED_BY[name]]
         if self.sets and self.file is not None:
             useless.append("sets")
+        if self.by_id and self.method != "file":
+            useless.append("by_id")
         if useless:
             raise TetherError(
                 f"method {self.method!r} has no use for `{useless[0]}` here",
                 expected="arguments of the method only",
                 fix=f"leave `{useless[0]}` out",
             )
-        if self.ood is not None and self.ood >= 1 and self.ood != int(self.ood):
+        # scikit-learn's k-means takes seeds of 32 bits.
+        highest = 2**32 - 1 if self.method in {"cluster", *SPARSE} else math.inf
+        if not 0 <= self.seed <= highest:
+            raise TetherError(
+                f"`seed` is {self.seed}",
+                expected="a whole number from 0 on, below 2**32 where clusters are made",
+                fix="seed=42",
+            )
+        ood = 0.0 if self.ood is None else self.ood
+        if not math.isfinite(ood) or (ood >= 1 and ood != int(ood)):
             raise TetherError(
                 f"`ood` is {self.ood}", expected="a share below 1 or a whole number", fix="ood=0.1"
             )
@@ -181,8 +193,22 @@ class Rule:
         -------
         float
             Share.
+
+        Raises
+        ------
+        TetherError
+            For a number that leaves no structure to train on.
         """
-        return self._ood if self._ood < 1 else self._ood / max(1, n_rows)
+        if self._ood < 1:
+            return self._ood
+        # Beside labels to hold out the size has no say.
+        if self._ood >= n_rows and not (self.hold_out and self.method in BY_LABEL):
+            raise TetherError(
+                f"`ood` is {self._ood:.0f} of {n_rows} structures",
+                expected=f"1 to {n_rows - 1}, or a share below 1",
+                fix="ask for fewer OOD structures",
+            )
+        return self._ood / max(1, n_rows)
 
     @property
     def parameters(self) -> dict[str, Any]:

@@ -123,14 +123,13 @@ def sparse_labels(
     Raises
     ------
     TetherError
-        For arrays of different lengths, and for fewer candidates than folds.
+        For arrays of different lengths, and for fewer candidates than folds or structures than
+        neighbours.
 
     References
     ----------
     Omee, Fu, Dong, Hu and Hu, npj Comput. Mater. 10, 144 (2024).
     """
-    from sklearn.neighbors import NearestNeighbors
-
     score, table = np.asarray(sparsity, dtype=np.float64), standardised(descriptors)
     if len(score) != len(table):
         raise TetherError(
@@ -151,8 +150,7 @@ def sparse_labels(
     members, codes = clusters.rows[order], clusters.codes[order]
     _, first = np.unique(codes, return_index=True)
     seeds = candidates[members[first]]
-    finder = NearestNeighbors(n_neighbors=n_neighbours + 1, algorithm="brute").fit(table)
-    neighbours = finder.kneighbors(table[seeds], return_distance=False)
+    neighbours = _nearest(table, seeds, n_neighbours)
     folds = [
         np.union1d([row], near[near != row][:n_neighbours])
         for row, near in zip(seeds, neighbours, strict=True)
@@ -161,3 +159,18 @@ def sparse_labels(
     codes = np.repeat(np.arange(len(folds)), [len(fold) for fold in folds])
     names = tuple(str(number) for number in range(len(folds)))
     return Labels("fold", names, rows.astype(np.int64), codes.astype(np.int64), len(score))
+
+
+def _nearest(table: NDArray[np.float64], rows: NDArray[np.int64], n: int) -> NDArray[np.int64]:
+    """The n nearest others of each row and, first where no other coincides, the row itself."""
+    from sklearn.neighbors import NearestNeighbors
+
+    if not 0 <= n < len(table):
+        raise TetherError(
+            f"`n_neighbours` is {n}",
+            expected=f"0 to {len(table) - 1}, the other structures there are",
+            fix="choose another number of neighbours",
+        )
+    finder = NearestNeighbors(n_neighbors=n + 1, algorithm="brute").fit(table)
+    found: NDArray[np.int64] = finder.kneighbors(table[rows], return_distance=False)
+    return found

@@ -146,7 +146,7 @@ class Split:
         Raises
         ------
         TetherError
-            When the folder does not exist.
+            When the folder does not exist, or the path is a folder.
         """
         target = Path(path)
         if not target.parent.is_dir():
@@ -257,7 +257,8 @@ def _checked_set(name: str, rows: ArrayLike, n_systems: int | None) -> NDArray[n
         raise TetherError(
             f"set {name!r} has size 0",
             expected="at least one structure in each set",
-            fix="ask for a larger set, or leave it out",
+            fix="ask for a larger share, or use more structures; a set that you named can be left "
+            "out",
         )
     result = np.sort(array.astype(np.int64))
     limit = np.inf if n_systems is None else n_systems
@@ -310,6 +311,12 @@ def _read_object(source: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise TetherError(
             f"{str(source)!r} does not exist", expected="a split.json", fix="run `tether split`"
+        ) from None
+    except OSError as error:
+        raise TetherError(
+            f"{str(source)!r} cannot be read ({error.strerror})",
+            expected="a split.json",
+            fix="check the path",
         ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise TetherError(

@@ -13,9 +13,40 @@ from tether.errors import TetherError
 from tether.packages import require
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import ArrayLike
 
-__all__ = ["space_groups"]
+__all__ = ["check_crystals", "space_groups"]
+
+
+def check_crystals(cell: ArrayLike, pbc: ArrayLike, ids: Sequence[str] | None = None) -> None:
+    """Refuse structures that are not periodic in three directions.
+
+    Parameters
+    ----------
+    cell : array, shape (n_systems, 3, 3)
+        Lattice vectors as rows, Å.
+    pbc : array, shape (n_systems, 3), bool
+        Whether a structure is periodic along each of them: a molecule in a box is not.
+    ids : sequence of str, optional
+        Names for the error; default the numbers of the rows.
+
+    Raises
+    ------
+    TetherError
+        For a structure with an open direction, or a cell of no volume.
+    """
+    volume = np.abs(np.linalg.det(np.asarray(cell, dtype=np.float64).reshape(-1, 3, 3)))
+    wrong = np.flatnonzero((volume < 1e-6) | ~np.asarray(pbc, dtype=bool).reshape(-1, 3).all(1))
+    if len(wrong):
+        name = repr(str(ids[wrong[0]])) if ids is not None else str(wrong[0])
+        raise TetherError(
+            f"{len(wrong)} of {len(volume)} structures are not periodic in three directions, or "
+            f"have a cell of no volume; the first is {name}",
+            expected="crystals",
+            fix="use method scaffold or size for molecules",
+        )
 
 
 def space_groups(
@@ -23,6 +54,7 @@ def space_groups(
     positions: ArrayLike,
     ptr: ArrayLike,
     cell: ArrayLike,
+    pbc: ArrayLike,
     *,
     tolerance: float = 0.1,
 ) -> list[str]:
@@ -38,6 +70,8 @@ def space_groups(
         Offsets: the atoms of system s are ``ptr[s]:ptr[s + 1]``.
     cell : array, shape (n_systems, 3, 3)
         Lattice vectors as rows, Å.
+    pbc : array, shape (n_systems, 3), bool
+        All true, see `check_crystals`.
     tolerance : float
         How far from a symmetric position an atom may be, Å. 0.1 as the Materials Project and
         MatFold have it: relaxed structures are symmetric to about that.
@@ -58,13 +92,7 @@ def space_groups(
     z, x = np.asarray(numbers, dtype=np.int64), np.asarray(positions, dtype=np.float64)
     offsets = np.asarray(ptr, dtype=np.int64)
     lattice = np.asarray(cell, dtype=np.float64).reshape(-1, 3, 3)
-    flat = np.flatnonzero(np.abs(np.linalg.det(lattice)) < 1e-6)
-    if len(flat):
-        raise TetherError(
-            f"structure {flat[0]} has a cell of no volume ({len(flat)} such structure(s))",
-            expected="crystals",
-            fix="use method scaffold or size for molecules",
-        )
+    check_crystals(lattice, pbc)
     atoms = [slice(a, b) for a, b in itertools.pairwise(offsets)]
     return [
         _number(one, x[these], z[these], tolerance)

@@ -33,8 +33,8 @@ class Table:
         Name and unit of the labels, for the report.
     ids, sources : sequence of str, length n_systems, or None
         Id, and file of origin, of each row.
-    hashes : array, shape (n_systems,), or None
-        Equal for equal structures; None = exact duplicates are not looked for.
+    hashes : array, shape (n_systems,) or (n_systems, n_kinds), or None
+        Equal structures are equal in one kind at least; None = copies are not looked for.
     compositions : array, shape (n_systems,), or None
         Equal for equal compositions; for the overlap with pretraining structures.
     n_atoms : array, shape (n_systems,), or None

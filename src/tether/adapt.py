@@ -28,7 +28,7 @@ from tether.evaluation import (
     write_results,
 )
 from tether.inputs import AdaptInputs, BackboneChoice, HeadChoice, OpenedInputs
-from tether.level import element_offsets, shift_energies
+from tether.level import bring_to_level
 from tether.movement.anchor import anchored
 from tether.movement.lora import merge
 from tether.run import Run, environment
@@ -293,7 +293,6 @@ def _prepare(request: _Request) -> _Ready:
     }
     check_elements(model.heads.values(), {name: graph.batch for name, graph in judged.items()})
     check_validation_labels(true_labels(model, judged["val"]))
-    held_out = forcefield_graph(model, data.forcefield_test)
     tasks, level = build_tasks(
         model,
         train_graph,
@@ -302,10 +301,9 @@ def _prepare(request: _Request) -> _Ready:
         settings=request.effective_settings,
         seed=request.seed,
     )
+    held_out = forcefield_graph(model, data.forcefield_test)
     if held_out is not None:
-        # The levels of energies that are trained on, where some are.
-        offsets = level.offsets if level else element_offsets(model, held_out)
-        held_out = shift_energies(held_out, offsets)
+        held_out = bring_to_level(model, held_out, level)
     check = level.errors if level else None
     return _Ready(data, model, train_graph, judged, held_out, tasks, check)
 

@@ -18,7 +18,14 @@ if TYPE_CHECKING:
     from tether.model import AdaptedModel
     from tether.tasks.task import Task
 
-__all__ = ["Level", "align_energies", "element_offsets", "pretrained_level", "shift_energies"]
+__all__ = [
+    "Level",
+    "align_energies",
+    "bring_to_level",
+    "element_offsets",
+    "pretrained_level",
+    "shift_energies",
+]
 
 #: Structures that the per-element offsets are fitted on.
 N_FITTED = 512
@@ -65,6 +72,26 @@ def align_energies(model: AdaptedModel, graph: Graph) -> tuple[Graph, Level]:
     offsets = element_offsets(model, graph)
     aligned = shift_energies(graph, offsets)
     return aligned, Level(offsets, forcefield_errors(model, aligned.select(_sample(graph))))
+
+
+def bring_to_level(model: AdaptedModel, graph: Graph, level: Level | None) -> Graph:
+    """Shift the energies of held-out labels as those that are trained on.
+
+    Parameters
+    ----------
+    model : AdaptedModel
+        Not yet trained.
+    graph : Graph
+        Structures with ``energy``, of the auxiliary labels' level of theory.
+    level : Level or None
+        Of the auxiliary labels; without any, the shift is fitted to these.
+
+    Returns
+    -------
+    Graph
+        With shifted ``energy``.
+    """
+    return shift_energies(graph, level.offsets if level else element_offsets(model, graph))
 
 
 def element_offsets(model: AdaptedModel, graph: Graph, *, head: str | None = None) -> Tensor:

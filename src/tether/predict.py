@@ -163,7 +163,7 @@ def _batches(source: Path) -> Iterator[AtomBatch]:
     if source.suffix == ".arrow":
         yield from pieces(Store.open(source), CHUNK_SIZE)
         return
-    for chunk in read_structures(source):
+    for chunk in read_structures(source, targets=()):
         yield chunk.batch
 
 

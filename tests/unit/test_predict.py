@@ -102,6 +102,14 @@ def test_any_file_of_structures_in_its_order(
     np.testing.assert_allclose(found.values["gap"], whole.values["gap"][::-1], rtol=1e-4, atol=1e-4)
 
 
+def test_labels_of_the_input_are_not_read(run: Run, molecules: list[Atoms], tmp_path: Path) -> None:
+    ragged = [a.copy() for a in molecules[:3]]
+    for size, atoms in enumerate(ragged, 2):
+        atoms.info["modes"] = np.zeros(size)
+    ase.io.write(tmp_path / "in.xyz", ragged, format="extxyz")
+    assert len(predict(run.folder, tmp_path / "in.xyz").ids) == 3
+
+
 def test_a_run_is_usable_where_its_training_data_are_not(run: Run, tmp_path: Path) -> None:
     import shutil
 

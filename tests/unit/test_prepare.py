@@ -107,6 +107,18 @@ def test_errors_write_nothing(
     assert list(out.iterdir()) == []
 
 
+def test_unwanted_label_may_have_any_shape(tmp_path: Path) -> None:
+    odd = frames(4)
+    for atoms in odd:
+        atoms.info["modes"] = np.arange(float(len(atoms)))
+    write(tmp_path / "m.xyz", odd)
+    with pytest.raises(TetherError, match=r"label `modes` of structure m:1 .* has 5 values"):
+        prepare([tmp_path / "m.xyz"], None)
+    assert prepare([tmp_path / "m.xyz"], None, targets=["gap:eV"]).n_labelled == {"gap": 4}
+    with pytest.raises(TetherError, match="label `gpa`; expected one of gap, modes, mu"):
+        prepare([tmp_path / "m.xyz"], None, targets=["gpa"])
+
+
 def test_target_that_is_nan_everywhere(tmp_path: Path) -> None:
     np.savez(
         tmp_path / "n.npz",

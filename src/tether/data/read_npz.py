@@ -25,7 +25,9 @@ __all__ = ["read_npz"]
 _STRUCTURE = {"n_atoms", "numbers", "positions", "cell", "pbc", "charge", "spin", "id", "ids"}
 
 
-def read_npz(path: Path, *, wanted: Mapping[str, Target], chunk_size: int) -> Iterator[Chunk]:
+def read_npz(
+    path: Path, *, wanted: Mapping[str, Target] | None, chunk_size: int
+) -> Iterator[Chunk]:
     """Structures of an `.npz` file.
 
     Two layouts are known. *Flat*: ``n_atoms`` (n_systems,), ``numbers`` (n_atoms,),
@@ -39,8 +41,8 @@ def read_npz(path: Path, *, wanted: Mapping[str, Target], chunk_size: int) -> It
     ----------
     path : Path
         The file.
-    wanted : mapping of str to Target
-        Labels to read; empty means all.
+    wanted : mapping of str to Target, or None
+        Labels to read; None means all.
     chunk_size : int
         Structures in a chunk.
 
@@ -58,7 +60,7 @@ def read_npz(path: Path, *, wanted: Mapping[str, Target], chunk_size: int) -> It
     if {"nuclear_charges", "coords"} <= arrays.keys():
         arrays, targets = _from_rmd17(arrays)
     elif {"n_atoms", "numbers", "positions"} <= arrays.keys():
-        targets = _flat_targets(path, arrays)
+        targets = _flat_targets(path, arrays, wanted)
     else:
         raise TetherError(
             f"{path} has the arrays {', '.join(sorted(arrays)) or '(none)'}",
@@ -66,7 +68,7 @@ def read_npz(path: Path, *, wanted: Mapping[str, Target], chunk_size: int) -> It
             fix="rename its arrays, or convert it to extended XYZ",
         )
     _check_lengths(path, arrays)
-    if wanted:
+    if wanted is not None:
         targets = {name: target for name, target in targets.items() if name in wanted}
     counts = arrays["n_atoms"].astype(np.int64)
     ptr = np.concatenate([[0], np.cumsum(counts)])
@@ -118,11 +120,15 @@ def _from_rmd17(arrays: Arrays) -> tuple[Arrays, dict[str, Target]]:
     return flat, targets
 
 
-def _flat_targets(path: Path, arrays: Arrays) -> dict[str, Target]:
+def _flat_targets(
+    path: Path, arrays: Arrays, wanted: Mapping[str, Target] | None
+) -> dict[str, Target]:
     n_systems, n_atoms = len(arrays["n_atoms"]), len(arrays["numbers"])
     targets = {}
     for name, array in arrays.items():
         if name in _STRUCTURE or array.dtype.kind not in "biuf":
+            continue
+        if wanted is not None and name not in wanted:
             continue
         length = array.shape[0] if array.ndim else -1
         if length not in (n_systems, n_atoms):

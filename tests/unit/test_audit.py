@@ -15,9 +15,10 @@ from scipy.spatial.transform import Rotation
 
 from tether.data.audit import audit
 from tether.data.chunks import Chunk
-from tether.data.geometry import geometry_hashes, has_flat_cell, shortest_distances
+from tether.data.geometry import geometry_hashes, shortest_distances
 from tether.data.store import Store, write_store
 from tether.errors import TetherError
+from tether.graph import has_flat_cell
 from tether.structures import AtomBatch, from_ase
 from tether.targets import Target
 
@@ -84,6 +85,14 @@ def test_slab_whose_cell_has_no_third_vector() -> None:
     batch = batch_of([slab, slab])
     assert has_flat_cell(batch).tolist() == [False, False]
     assert found(batch) == {"duplicate": ["s1"]}
+
+
+def test_a_vector_along_an_open_direction_may_be_anything() -> None:
+    chain = Atoms("CO", [[0, 0, 0], [1.2, 0, 0]], cell=[[3, 0, 0], [6, 0, 0], [0, 0, 5]])
+    chain.pbc = [True, False, False]
+    moved = chain.copy()
+    moved.positions += [0.5, 0.1, 0.2]
+    assert found(batch_of([chain, moved])) == {"duplicate": ["s1"]}
 
 
 def test_large_structure_goes_through_the_neighbour_list() -> None:

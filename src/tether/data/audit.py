@@ -11,11 +11,12 @@ import torch
 from ase.data import chemical_symbols
 from scipy.sparse import csr_array, vstack
 
-from tether.data.geometry import geometry_hashes, has_flat_cell, shortest_distances
+from tether.data.geometry import geometry_hashes, shortest_distances
 from tether.data.pieces import pieces
 from tether.data.statistics import reference_outlier_scores
 from tether.data.store import Store
 from tether.errors import TetherError
+from tether.graph import has_flat_cell
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -181,7 +182,7 @@ class Auditor:
         finite = torch.isfinite(batch.positions).all(dim=1).numpy()
         bad = np.unique(system[~finite])
         yield "non-finite-positions", dict.fromkeys(bad.tolist(), "a position is NaN or infinite")
-        flat = np.flatnonzero(has_flat_cell(batch))
+        flat = np.flatnonzero(has_flat_cell(batch).numpy())
         yield (
             "flat-cell",
             dict.fromkeys(flat.tolist(), "periodic, but its cell has no extent or is not finite"),

@@ -52,18 +52,22 @@ def test_unusable_structures_are_left_out_each_with_its_reason() -> None:
     frames[3] = Atoms()
     frames[4].numbers[0] = 92
     frames[5].pbc = True
+    frames[6].info["charge"], frames[7].info["spin"] = np.nan, np.inf
     result = audit([batch_of(frames)], supported_elements=[1, 6, 7, 8])
     reasons = {f.code: f.structures for f in result.findings}
     assert reasons == {
         "no-atoms": (("s3", "it has no atoms"),),
         "non-finite-positions": (("s2", "a position is NaN or infinite"),),
         "flat-cell": (("s5", "periodic, but its cell has no extent or is not finite"),),
+        "non-finite-charge": tuple(
+            (name, "its charge or spin is NaN or infinite") for name in ("s6", "s7")
+        ),
         "unsupported-element": (("s4", "it contains U"),),
         "overlapping-atoms": (("s1", "two atoms are 0.100 Å apart"),),
     }
     assert {f.severity for f in result.findings} == {"left out"}
-    assert np.flatnonzero(~result.keep).tolist() == [1, 2, 3, 4, 5]
-    assert result.n_kept == 3
+    assert np.flatnonzero(~result.keep).tolist() == [1, 2, 3, 4, 5, 6, 7]
+    assert result.n_kept == 1
 
 
 def test_uranium_is_fine_where_it_is_supported() -> None:
@@ -161,6 +165,7 @@ def test_missing_labels_are_counted_by_target() -> None:
         "no-label:mu": ("error", 8),
         "no-label:x": ("error", 8),
         "no-label:gap": ("reported", 2),
+        "infinite-label:gap": ("reported", 1),
     }
     assert result.keep.all()
 

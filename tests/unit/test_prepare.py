@@ -133,6 +133,27 @@ def test_target_that_is_nan_everywhere(tmp_path: Path) -> None:
     assert not (tmp_path / "d.arrow").exists()
 
 
+def test_infinite_label_is_reported_and_is_no_label(tmp_path: Path) -> None:
+    flawed = frames(6)
+    for k, value in enumerate([np.inf, -np.inf, np.nan]):
+        flawed[k].info["gap"] = value
+    for k, atoms in enumerate(flawed):
+        atoms.arrays["q"] = np.full(len(atoms), np.inf if k == 5 else 0.0)
+    write(tmp_path / "m.xyz", flawed)
+    report = prepare([tmp_path / "m.xyz"], tmp_path / "d.arrow", targets=["gap", "q"])
+    found = {f.code: [name for name, _ in f.structures] for f in report.audit.findings}
+    assert found == {
+        "infinite-label:gap": ["m:0", "m:1"],
+        "infinite-label:q": ["m:5"],
+        "no-label:gap": ["m:0", "m:1", "m:2"],
+        "no-label:q": ["m:5"],
+    }
+    assert report.n_labelled == {"gap": 3, "q": 5}
+    store = Store.open(tmp_path / "d.arrow")
+    assert np.isnan(store.label("gap")).tolist() == [True] * 3 + [False] * 3
+    assert not store.batch([5]).atom_labels["q"].isinf().any()
+
+
 def test_files_that_share_their_ids(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()

@@ -35,7 +35,7 @@ def check_structures(batch: AtomBatch, spec: BackboneSpec) -> None:
     Raises
     ------
     TetherError
-        For a structure without atoms, positions or cells that are not finite, elements that the
+        For a structure without atoms, numbers that are not finite, elements that the
         backbone does not know, a cell that it does not accept, a molecule where it knows crystals
         only, periodic lattice vectors that are dependent, and a charge or unpaired electrons that
         it would not notice. The structures are named by their ids.
@@ -49,10 +49,11 @@ def check_structures(batch: AtomBatch, spec: BackboneSpec) -> None:
             fix="remove the empty structures",
         )
     infinite = ~torch.isfinite(batch.cell).flatten(1).all(1)
+    infinite |= ~torch.isfinite(batch.charge + batch.spin)
     infinite[system_idx[~torch.isfinite(batch.positions).all(1)]] = True
     if bool(infinite.any()):
         raise TetherError(
-            f"positions or cell are not finite in {named(batch, infinite)}",
+            f"positions, cell, charge or spin are not finite in {named(batch, infinite)}",
             expected="finite numbers",
             fix="remove these structures or read them again from their source",
         )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from tether.atomic import write_text
 from tether.data.audit import Audit, Auditor
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from tether.data.chunks import Chunk
     from tether.targets import Target
@@ -93,7 +95,7 @@ def prepare(
     """Read files, audit them, write a store and, beside it, ``<out>.audit.json``.
 
     Structures that cannot be used are left out and named in the audit; everything else is kept,
-    and what looks odd is reported there.
+    and what looks odd is reported there. An infinite label counts as none.
 
     Parameters
     ----------
@@ -218,7 +220,7 @@ class _Kept:
 
     def __iter__(self) -> Iterator[Chunk]:
         for chunk in self._stream:
-            kept = chunk.select(self._auditor.add(chunk.batch))
+            kept = _without_infinities(chunk.select(self._auditor.add(chunk.batch)))
             self.n_systems += kept.batch.n_systems
             self.n_atoms += kept.batch.n_atoms
             yield kept
@@ -250,6 +252,17 @@ class _Kept:
                     if finding.code == "repeated-id"
                     else "leave this target out, or add labels",
                 )
+
+
+def _without_infinities(chunk: Chunk) -> Chunk:
+    """The chunk with NaN, which is no label, for infinite labels: the audit has named them."""
+
+    def finite(labels: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {n: v.double().masked_fill(v.isinf(), torch.nan) for n, v in labels.items()}
+
+    batch = chunk.batch
+    labels, atom_labels = finite(batch.labels), finite(batch.atom_labels)
+    return replace(chunk, batch=replace(batch, labels=labels, atom_labels=atom_labels))
 
 
 def _destination(out: Path, inputs: Sequence[str | Path], shard_size: int | None) -> Path:

@@ -274,6 +274,14 @@ def test_command_line_writes_shards(two_files: list[Path], tmp_path: Path) -> No
     assert "is a folder" in str(result.exception)  # type: ignore[attr-defined]
 
 
+def test_bad_input_leaves_no_shards(two_files: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "sh.arrow"
+    with pytest.raises(TetherError, match="no input has the label `gpa`"):
+        prepare(two_files, out, targets=["gpa"], shard_size=2)
+    assert not (tmp_path / "sh.arrow.parts").exists()
+    assert prepare(two_files, out, targets=["gap"], shard_size=2).n_systems == 9
+
+
 def test_command_line_json_dry_run_and_errors(two_files: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "d.arrow"
     result = runner([str(two_files[0]), "-o", str(out), "--json", "--dry-run", "--limit", "3"])

@@ -309,6 +309,7 @@ def test_another_call_does_not_go_on_with_the_shards_of_a_killed_one(tmp_path: P
             write_store(folder, kinds_of(batch), TARGETS, **changed)  # type: ignore[arg-type]
     with pytest.raises(TetherError, match="is of another call"):
         write_store(folder, kinds_of(batch), TARGETS[:1], shard_size=3)
+    assert (tmp_path / "s.parts").is_dir()
     # Fewer structures than the killed call had: no shard too many is left.
     two = [Chunk(c.batch, c.sources) for c in kinds_of(batch, 3)[:1]]
     write_store(folder, two, TARGETS, shard_size=3)

@@ -257,6 +257,17 @@ def test_command_line(two_files: list[Path], tmp_path: Path) -> None:
     assert Store.open(out).n_systems == 9
 
 
+def test_command_line_prints_brackets_as_they_are(tmp_path: Path) -> None:
+    odd = frames(2)
+    odd[0].positions[1] = odd[0].positions[0]
+    odd[0].info["id"], odd[1].info["id"] = "[red]a[/]", "[/b]"
+    write(tmp_path / "m.xyz", odd)
+    result = runner([str(tmp_path / "m.xyz"), "-o", str(tmp_path / "[/x]" / "d.arrow")])
+    assert result.exit_code == 0, result.output  # type: ignore[attr-defined]
+    assert "[red]a[/]" in result.output  # type: ignore[attr-defined]
+    assert "[/x]/d.arrow" in result.output  # type: ignore[attr-defined]
+
+
 def test_command_line_writes_shards(two_files: list[Path], tmp_path: Path) -> None:
     files, out = [str(path) for path in two_files], tmp_path / "shards"
     for _ in range(2):  # the second replaces the first

@@ -195,6 +195,12 @@ def test_flat_npz(tmp_path: Path) -> None:
     [
         (flat(gap=np.zeros(5)), r"array `gap` of .* shape \(5,\); expected a leading axis of 2"),
         (flat(n_atoms=np.array([2, 2])), r"array `numbers` of .* has shape \(3,\); expected \(4,"),
+        (
+            flat(n_atoms=np.array(3)),
+            r"`n_atoms` of .* shape \(\) and type int64; expected the number",
+        ),
+        (flat(n_atoms=np.array([4, -1])), r"array `n_atoms` of .* holds -1"),
+        (flat(charge=np.array(["a", "b"])), r"array `charge` of .* has type <U1; expected numbers"),
         ({"x": np.zeros(2)}, r"has the arrays x; expected n_atoms, numbers, positions"),
         (flat(gap=np.array([{}, {}])), r"cannot be read: Object arrays cannot be loaded"),
     ],

@@ -366,6 +366,10 @@ def test_a_damaged_folder_is_refused(tmp_path: Path) -> None:
         Store.open(folder)
     second.write_bytes(data)
     Store.open(folder).verify()
+    for manifest in ('{"format": "1"}', "[]", '{"format": "1", "shards": [1]}'):
+        (folder / "manifest.json").write_text(manifest)
+        with pytest.raises(TetherError, match=r"its manifest\.json does not list shards"):
+            Store.open(folder)
     (folder / "manifest.json").unlink()
     with pytest.raises(TetherError, match=r"it is a folder without manifest\.json"):
         Store.open(folder)

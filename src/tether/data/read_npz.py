@@ -60,6 +60,7 @@ def read_npz(
     if {"nuclear_charges", "coords"} <= arrays.keys():
         arrays, targets = _from_rmd17(arrays)
     elif {"n_atoms", "numbers", "positions"} <= arrays.keys():
+        _check_counts(path, arrays["n_atoms"])
         targets = _flat_targets(path, arrays, wanted)
     else:
         raise TetherError(
@@ -123,7 +124,7 @@ def _from_rmd17(arrays: Arrays) -> tuple[Arrays, dict[str, Target]]:
 def _flat_targets(
     path: Path, arrays: Arrays, wanted: Mapping[str, Target] | None
 ) -> dict[str, Target]:
-    n_systems, n_atoms = len(arrays["n_atoms"]), len(arrays["numbers"])
+    n_systems, n_atoms = arrays["n_atoms"].size, arrays["numbers"].size
     targets = {}
     for name, array in arrays.items():
         if name in _STRUCTURE or array.dtype.kind not in "biuf":
@@ -144,6 +145,21 @@ def _flat_targets(
     return targets
 
 
+def _check_counts(path: Path, counts: NDArray[np.generic]) -> None:
+    """Refuse what does not say how many atoms each structure has."""
+    problem = ""
+    if counts.ndim != 1 or counts.dtype.kind not in "iu":
+        problem = f"has shape {counts.shape} and type {counts.dtype}"
+    elif counts.astype(np.int64).min(initial=0) < 0:
+        problem = f"holds {counts.astype(np.int64).min()}"
+    if problem:
+        raise TetherError(
+            f"array `n_atoms` of {path} {problem}",
+            expected="the number of atoms of each structure, (n_systems,)",
+            fix="check how the file was written",
+        )
+
+
 def _check_lengths(path: Path, arrays: Arrays) -> None:
     n_systems, n_atoms = len(arrays["n_atoms"]), int(arrays["n_atoms"].sum())
     shapes: dict[str, tuple[int, ...]] = {
@@ -161,12 +177,18 @@ def _check_lengths(path: Path, arrays: Arrays) -> None:
                 expected=f"{shape}, as `n_atoms` says",
                 fix="check how the file was written",
             )
+        if name in arrays and arrays[name].dtype.kind not in ("biuf" if name == "pbc" else "iuf"):
+            raise TetherError(
+                f"array `{name}` of {path} has type {arrays[name].dtype}",
+                expected="numbers",
+                fix="check how the file was written",
+            )
         if name in arrays:
             arrays[name] = arrays[name].reshape(shape)
 
 
 def _ids(path: Path, arrays: Arrays, n_systems: int) -> list[str]:
     for name in ("ids", "id"):
-        if name in arrays and len(arrays[name]) == n_systems:
+        if name in arrays and arrays[name].shape == (n_systems,):
             return [str(value) for value in arrays[name].tolist()]
     return [f"{stem(path)}:{row}" for row in range(n_systems)]

@@ -70,6 +70,18 @@ def test_unusable_structures_are_left_out_each_with_its_reason() -> None:
     assert result.n_kept == 1
 
 
+def test_molecules_whose_spin_does_not_fit_their_electrons() -> None:
+    frames = [molecule("CH3"), molecule("CH3"), molecule("CH4"), molecule("NH3"), bulk("Cu")]
+    frames[1].info["spin"] = 1
+    frames[2].info["spin"] = 1
+    frames[3].info["charge"] = 1
+    result = audit([batch_of(frames)])
+    finding = result.finding("spin-parity")
+    assert finding is not None
+    assert finding.severity == "reported"
+    assert [name for name, _ in finding.structures] == ["s0", "s2", "s3"]
+
+
 def test_uranium_is_fine_where_it_is_supported() -> None:
     atoms = molecule("H2O")
     atoms.numbers[0] = 92

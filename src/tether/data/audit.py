@@ -213,6 +213,10 @@ class Auditor:
         flat = np.bincount(system * 119 + batch.numbers.numpy(), minlength=n_systems * 119)
         # Sparse: of a million structures, 32 MB instead of 476.
         self._counts.append(csr_array(flat.reshape(n_systems, 119).astype(np.int32)))
+        paired = flat.reshape(n_systems, 119) @ np.arange(119) - (batch.charge + batch.spin).numpy()
+        odd = np.flatnonzero((np.rint(paired) % 2 == 1) & ~batch.pbc.any(dim=1).numpy())
+        text = "molecules whose electrons cannot pair up with this charge and spin"
+        self._report(batch, odd, "spin-parity", text, "electrons - spin is odd")
         for name, target in self._targets.items():
             source = batch.atom_labels if target.level == "atom" else batch.labels
             rows = batch.n_atoms if target.level == "atom" else n_systems
@@ -345,7 +349,7 @@ def audit(
     Left out: no atoms, non-finite positions, charge or spin, flat cells, atoms closer than 0.4 Å,
     elements that the backbone does not know. Errors: a target without any label, an id that is
     used twice. Reported: missing and infinite labels, copies (and copies with another label),
-    all-zero forces, outliers of extensive labels.
+    all-zero forces, impossible spins of molecules, outliers of extensive labels.
 
     Parameters
     ----------

@@ -274,7 +274,7 @@ def label_structures(
     progress : callable, optional
         Called with (structures done, geometries labelled, geometries failed), in this call.
     dry_run : bool
-        Check the arguments, and stop before anything is written: all counts are 0.
+        Only check the arguments: nothing is written, and all counts are 0.
 
     Returns
     -------
@@ -287,35 +287,28 @@ def label_structures(
         For bad arguments, a missing package, an `out` that exists, parts of another call, no label.
     """
     began, out = time.monotonic(), Path(out)
-    _check_numbers(chunk_size, max_force, workers, ray)
     settings = Settings(with_, sampling or Sampling(), seed, max_force, max_atoms)
+    _check_numbers(chunk_size, max_force, workers, ray)
     _check_source(source, indices, settings.sampling)
     origin = _origin(with_, backbone)
     metadata = _metadata(settings, origin)
     parameters = {**metadata, "chunk_size": chunk_size, "max_atoms": max_atoms}
     if dry_run:
-        check_parts(out, parameters)
-        return LabelReport(str(out), origin.level_of_theory, 0, 0, (), 0, 0.0, 0.0, 0.0)
+        return _dry_report(out, origin, parameters)
     with _open_workers(workers, origin, ray) as crew:
         parts = open_parts(out, parameters)
         chunks = Chunks(pieces(source, chunk_size, indices=indices), parts, settings)
-        try:
-            rate = _drain(run_tasks(chunks.unfinished(), crew), chunks, progress)
-        except TetherError:
-            parts.remove_if_empty()
-            raise
+        rate = _drain(run_tasks(chunks.unfinished(), crew), chunks, parts, progress)
     merge = _finish(out, chunks, parts, metadata, with_)
     return LabelReport(
-        out=str(out),
-        level_of_theory=origin.level_of_theory,
-        n_structures=chunks.n_structures,
-        n=merge.n,
-        failures=tuple(merge.failures),
-        n_resumed=chunks.n_resumed,
-        seconds=time.monotonic() - began,
-        structures_per_second=rate,
-        force_rms=merge.force_rms,
-    )
+        str(out), origin.level_of_theory, chunks.n_structures, merge.n, tuple(merge.failures),
+        chunks.n_resumed, time.monotonic() - began, rate, merge.force_rms,
+    )  # fmt: skip
+
+
+def _dry_report(out: Path, origin: _Origin, parameters: dict[str, Any]) -> LabelReport:
+    check_parts(out, parameters)
+    return LabelReport(str(out), origin.level_of_theory, 0, 0, (), 0, 0.0, 0.0, 0.0)
 
 
 def _check_numbers(chunk_size: int, max_force: float, workers: int | None, ray: str | None) -> None:
@@ -353,15 +346,20 @@ def _check_source(
 def _drain(
     results: Iterator[ChunkResult],
     chunks: Chunks,
+    parts: Parts,
     progress: Callable[[int, int, int], None] | None,
 ) -> float:
     # Geometries labelled a second.
     began = time.monotonic()
     done = labels = failures = 0
-    for result in results:
-        done += result.n_structures
-        labels += result.n_labels
-        failures += result.n_failures
-        if progress is not None:
-            progress(done + chunks.n_resumed, labels, failures)
+    try:
+        for result in results:
+            done += result.n_structures
+            labels += result.n_labels
+            failures += result.n_failures
+            if progress is not None:
+                progress(done + chunks.n_resumed, labels, failures)
+    except TetherError:
+        parts.remove_if_empty()
+        raise
     return labels / max(time.monotonic() - began, 1e-9)

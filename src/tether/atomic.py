@@ -16,7 +16,7 @@ from tether.errors import TetherError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["atomic_path", "write_text"]
+__all__ = ["atomic_path", "refuse_folder", "write_text"]
 
 
 @contextmanager
@@ -36,12 +36,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises
     ------
     TetherError
-        When the folder cannot be written, or the path is a folder itself.
+        When the folder cannot be written, or `path` is one itself.
     """
-    if path.is_dir():
-        raise TetherError(
-            f"cannot write {path}: it is a folder", expected="a file", fix="choose another name"
-        )
+    refuse_folder(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
@@ -64,6 +61,23 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def refuse_folder(path: Path) -> None:
+    """Refuse a folder where a file will be written.
+
+    Parameters
+    ----------
+    path : Path
+        Of the file.
+
+    Raises
+    ------
+    TetherError
+        When a folder has its name.
+    """
+    if path.is_dir():
+        raise TetherError(f"{path} is a folder", expected="a file name", fix="choose another name")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from tether.errors import TetherError
 from tether.structures import AtomBatch, ragged_indices
 
 if TYPE_CHECKING:
@@ -15,7 +16,22 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["Angles", "Edges", "Graph", "edge_angles", "neighbour_edges"]
+__all__ = [
+    "Angles",
+    "Edges",
+    "Graph",
+    "edge_angles",
+    "has_flat_cell",
+    "named",
+    "neighbour_edges",
+    "refuse_flat_cells",
+]
+
+#: Å. Lattice vectors that span less than this in one of their dimensions count as dependent.
+_LEAST_EXTENT = 1e-3
+
+#: Structures named in an error before "and n more".
+_N_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -234,8 +250,16 @@ def neighbour_edges(batch: AtomBatch, cutoff: float, *, full: bool) -> Edges:
     -------
     Edges
         Sorted by structure, then by atom i.
+
+    Raises
+    ------
+    TetherError
+        When the periodic lattice vectors of a structure are linearly dependent: vesin would divide
+        by zero, which ends the process.
     """
     from vesin import NeighborList
+
+    refuse_flat_cells(batch)
 
     # One thread: a structure is too small to share, and a run's result must not depend on it.
     lister = NeighborList(cutoff=cutoff, full_list=full, sorted=True, n_threads=1)
@@ -258,6 +282,71 @@ def neighbour_edges(batch: AtomBatch, cutoff: float, *, full: bool) -> Edges:
         shift=torch.from_numpy(np.concatenate(parts_s).astype(np.int16)),
         ptr=torch.from_numpy(np.concatenate([[0], np.cumsum(counts)])),
     )
+
+
+def has_flat_cell(batch: AtomBatch) -> Tensor:
+    """Whether the periodic lattice vectors of a structure are linearly dependent.
+
+    Parameters
+    ----------
+    batch : AtomBatch
+        Structures. Directions that are not periodic may lack a vector.
+
+    Returns
+    -------
+    Tensor, shape (n_systems,), bool
+        True: no neighbour list can be made of it. So it is for a cell that is not finite.
+    """
+    cell = batch.cell.detach().double()
+    finite = torch.isfinite(cell).flatten(1).all(1)
+    # Lattice vectors in no direction but the periodic ones; LAPACK refuses what is not finite.
+    vectors = torch.where(batch.pbc[..., None] & finite[:, None, None], cell, 0.0)
+    extents = torch.linalg.svdvals(vectors)
+    n_extents = (extents > _LEAST_EXTENT).sum(1)
+    return torch.lt(n_extents, batch.pbc.sum(1)) | ~finite
+
+
+def refuse_flat_cells(batch: AtomBatch) -> None:
+    """Refuse structures whose periodic lattice vectors are linearly dependent.
+
+    Parameters
+    ----------
+    batch : AtomBatch
+        Structures.
+
+    Raises
+    ------
+    TetherError
+        It names them.
+    """
+    flat = has_flat_cell(batch) if batch.is_periodic else None
+    if flat is not None and bool(flat.any()):
+        raise TetherError(
+            f"the periodic lattice vectors are linearly dependent in {named(batch, flat)}",
+            expected="a cell with an extent along each periodic direction",
+            fix="write the cell, or set pbc=False",
+        )
+
+
+def named(batch: AtomBatch, mask: Tensor) -> str:
+    """Some structures in words, for an error message.
+
+    Parameters
+    ----------
+    batch : AtomBatch
+        Structures.
+    mask : Tensor, shape (n_systems,), bool
+        Which of them are meant.
+
+    Returns
+    -------
+    str
+        The first of them by their ids.
+    """
+    systems = torch.nonzero(mask).flatten().tolist()
+    names = [f"`{batch.ids[s]}`" if batch.ids else f"number {s}" for s in systems[:_N_NAMED]]
+    more = f" and {len(systems) - _N_NAMED} more" if len(systems) > _N_NAMED else ""
+    return f"structure{'s' if len(systems) > 1 else ''} {', '.join(names)}{more}"
 
 
 def edge_angles(edges: Edges, n_atoms: int) -> Angles:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tether.assemble import model_of_targets
-from tether.atomic import atomic_path
+from tether.atomic import atomic_path, refuse_folder
 from tether.config import load_config
 from tether.data.chunks import CHUNK_SIZE
 from tether.data.pieces import pieces
@@ -29,9 +30,10 @@ if TYPE_CHECKING:
     from tether.model import AdaptedModel
     from tether.structures import AtomBatch
 
-__all__ = ["Predicted", "load_run", "predict"]
+__all__ = ["Predicted", "load_run", "open_prediction", "predict"]
 
-FORMATS = (".parquet", ".csv", ".xyz", ".extxyz")
+_PER_ATOM = (".xyz", ".extxyz")
+FORMATS = (".parquet", ".csv", *_PER_ATOM)
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,62 @@ def load_run(folder: Path) -> AdaptedModel:
     return model
 
 
+def open_prediction(
+    folder: Path, source: Path, *, out: Path | None = None
+) -> tuple[AdaptedModel, Iterator[AtomBatch]]:
+    """Open a run and structures, and check what can be checked before predicting.
+
+    Parameters
+    ----------
+    folder : Path
+        A finished run.
+    source : Path
+        Anything that `prepare` reads, or a store.
+    out : Path, optional
+        Where predictions will be written.
+
+    Returns
+    -------
+    model : AdaptedModel
+        Of the run.
+    batches : iterator of AtomBatch
+        The structures without labels.
+
+    Raises
+    ------
+    TetherError
+        For an unknown format of `out`, a run that is not finished, or an input that is unreadable
+        or empty.
+    """
+    if out is not None and out.suffix not in FORMATS:
+        raise TetherError(
+            f"cannot write {out.name!r}",
+            expected=f"one of {', '.join(FORMATS)}",
+            fix="rename --out",
+        )
+    if out is not None:
+        refuse_folder(out)
+    model = load_run(folder)
+    atomwise = _atomwise(model)
+    if out is not None and atomwise and out.suffix not in _PER_ATOM:
+        raise TetherError(
+            f"{out.name} has a row a structure, but {min(atomwise)!r} has a value for each atom",
+            expected=" or ".join(_PER_ATOM),
+            fix="rename --out",
+        )
+    batches = _batches(source)
+    first = next(batches, None)
+    if first is None:
+        raise TetherError(
+            f"{source} has no structure", expected="at least one", fix="check the file"
+        )
+    return model, chain([first], batches)
+
+
+def _atomwise(model: AdaptedModel) -> set[str]:
+    return {name for name, head in model.heads.items() if head.target.level == "atom"}
+
+
 def predict(
     folder: Path,
     source: Path,
@@ -125,27 +183,15 @@ def predict(
     Raises
     ------
     TetherError
-        For an unknown format, a structure that the backbone does not take, and, of an extensive
+        As `open_prediction`, for a structure that the backbone does not take and, of an extensive
         target, an element that the run was not trained on; nothing is written.
     """
-    if out is not None and out.suffix not in FORMATS:
-        raise TetherError(
-            f"cannot write {out.name!r}",
-            expected=f"one of {', '.join(FORMATS)}",
-            fix="rename --out",
-        )
-    model = load_run(folder).to(find_device("auto"))
-    is_xyz = out is not None and out.suffix in {".xyz", ".extxyz"}
-    atomwise = {name for name, head in model.heads.items() if head.target.level == "atom"}
-    if out is not None and atomwise and not is_xyz:
-        raise TetherError(
-            f"{out.name} has a row a structure, but {min(atomwise)!r} has a value for each atom",
-            expected=".xyz or .extxyz",
-            fix="rename --out",
-        )
+    model, stream = open_prediction(folder, source, out=out)
+    model = model.to(find_device("auto"))
+    is_xyz = out is not None and out.suffix in _PER_ATOM
     batches, ids = [], []
     parts: dict[str, list[np.ndarray]] = {name: [] for name in model.heads}
-    for batch in _batches(source):
+    for batch in stream:
         graph = model.backbone.prepare(batch)
         check_elements(model.heads.values(), {source.name: batch})
         found = model.predict(graph)
@@ -159,7 +205,7 @@ def predict(
     units = {name: head.target.unit for name, head in model.heads.items()}
     predicted = Predicted(tuple(ids), values, units)
     if out is not None:
-        _write(predicted, batches, out, atomwise=atomwise)
+        _write(predicted, batches, out, atomwise=_atomwise(model))
     return predicted
 
 
@@ -167,7 +213,7 @@ def _batches(source: Path) -> Iterator[AtomBatch]:
     if source.suffix == ".arrow":
         yield from pieces(Store.open(source), CHUNK_SIZE)
         return
-    for chunk in read_structures(source):
+    for chunk in read_structures(source, targets=()):
         yield chunk.batch
 
 
@@ -179,7 +225,7 @@ def _write(
     import pyarrow.parquet
 
     with atomic_path(out) as temporary:
-        if out.suffix in {".xyz", ".extxyz"}:
+        if out.suffix in _PER_ATOM:
             import ase.io
 
             frames = [atoms for batch in batches for atoms in to_ase(batch)]

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["AtomBatch", "collate", "from_ase", "ragged_indices", "to_ase"]
 
-
 #: What an `AtomBatch` finds out once, when it is first asked.
 _FACTS = ("system_idx", "is_periodic", "is_charged", "complete")
+_OF_ATOMS, _OF_SYSTEMS = ("numbers", "positions"), ("cell", "pbc", "charge", "spin")
 
 
 def ragged_indices(ptr: Tensor, select: Tensor) -> tuple[Tensor, Tensor]:
@@ -213,13 +213,9 @@ class AtomBatch:
         idx = torch.as_tensor(systems, dtype=torch.int64)
         flat, ptr = ragged_indices(self.ptr, idx)
         return AtomBatch(
-            numbers=self.numbers[flat],
-            positions=self.positions[flat],
+            **{name: getattr(self, name)[flat] for name in _OF_ATOMS},
+            **{name: getattr(self, name)[idx] for name in _OF_SYSTEMS},
             ptr=ptr,
-            cell=self.cell[idx],
-            pbc=self.pbc[idx],
-            charge=self.charge[idx],
-            spin=self.spin[idx],
             labels={name: value[idx] for name, value in self.labels.items()},
             atom_labels={name: value[flat] for name, value in self.atom_labels.items()},
             ids=tuple(self.ids[i] for i in idx.tolist()) if self.ids else (),
@@ -245,20 +241,15 @@ class AtomBatch:
         if dtype is None and (device is None or torch.device(device) == self.positions.device):
             return self
 
-        def cast(tensor: Tensor) -> Tensor:
-            return tensor.to(device, dtype)
-
-        moved = replace(
-            self,
+        geometry = ("positions", "cell", "charge", "spin")
+        moved = AtomBatch(
+            **{name: getattr(self, name).to(device, dtype) for name in geometry},
             numbers=self.numbers.to(device),
-            positions=cast(self.positions),
             ptr=self.ptr.to(device),
-            cell=cast(self.cell),
             pbc=self.pbc.to(device),
-            charge=cast(self.charge),
-            spin=cast(self.spin),
             labels={name: value.to(device) for name, value in self.labels.items()},
             atom_labels={name: value.to(device) for name, value in self.atom_labels.items()},
+            ids=self.ids,
         )
         return moved.told(
             system_idx=self.system_idx.to(device),
@@ -303,17 +294,13 @@ def collate(batches: Sequence[AtomBatch]) -> AtomBatch:
             merged[name] = torch.cat(parts)
         return merged
 
+    whole = {n: torch.cat([getattr(b, n) for b in batches]) for n in _OF_ATOMS + _OF_SYSTEMS}
     counts = torch.cat([b.counts for b in batches])
     ptr = torch.zeros(len(counts) + 1, dtype=torch.int64)
     torch.cumsum(counts, 0, out=ptr[1:])
     return AtomBatch(
-        numbers=torch.cat([b.numbers for b in batches]),
-        positions=torch.cat([b.positions for b in batches]),
+        **whole,
         ptr=ptr,
-        cell=torch.cat([b.cell for b in batches]),
-        pbc=torch.cat([b.pbc for b in batches]),
-        charge=torch.cat([b.charge for b in batches]),
-        spin=torch.cat([b.spin for b in batches]),
         labels=labels_of("labels"),
         atom_labels=labels_of("atom_labels"),
         ids=tuple(name for b in batches for name in (b.ids or [""] * b.n_systems)),
@@ -346,6 +333,7 @@ def from_ase(
     from ase import Atoms as AseAtoms
 
     frames = [atoms] if isinstance(atoms, AseAtoms) else list(atoms)
+    ids = [str(i) for i in range(len(frames))] if ids is None else ids
     if not frames:
         raise TetherError(
             "no structure given", expected="at least one ase.Atoms", fix="check the input file"
@@ -357,12 +345,25 @@ def from_ase(
         ptr=torch.as_tensor(ptr, dtype=torch.int64),
         cell=torch.as_tensor(np.stack([np.asarray(a.cell.array) for a in frames])),
         pbc=torch.as_tensor(np.stack([a.pbc for a in frames])),
-        charge=torch.tensor([float(a.info.get("charge", 0.0)) for a in frames]).double(),
-        spin=torch.tensor([float(a.info.get("spin", 0.0)) for a in frames]).double(),
+        charge=_electrons(frames, "charge", ids),
+        spin=_electrons(frames, "spin", ids),
         labels={k: torch.as_tensor(np.asarray(v)) for k, v in (labels or {}).items()},
         atom_labels={k: torch.as_tensor(np.asarray(v)) for k, v in (atom_labels or {}).items()},
-        ids=tuple(ids) if ids is not None else tuple(str(i) for i in range(len(frames))),
+        ids=tuple(ids),
     )
+
+
+def _electrons(frames: Sequence[Atoms], name: str, ids: Sequence[str]) -> Tensor:
+    values = [np.asarray(atoms.info.get(name, 0.0)) for atoms in frames]
+    for id_, value in zip(ids, values, strict=True):
+        # ASE makes True of a bare word, and float() would make 1 of that.
+        if value.dtype.kind not in "iuf" or value.size != 1:
+            raise TetherError(
+                f"`{name}` of structure {id_} is {value.tolist()!r}",
+                expected="a number",
+                fix=f"correct it, or leave it out for {name}=0",
+            )
+    return torch.tensor([float(value.item()) for value in values]).double()
 
 
 def to_ase(batch: AtomBatch) -> list[Atoms]:
@@ -380,9 +381,8 @@ def to_ase(batch: AtomBatch) -> list[Atoms]:
     """
     from ase import Atoms as AseAtoms
 
-    ptr = batch.ptr.tolist()
     frames = []
-    for s, (start, stop) in enumerate(itertools.pairwise(ptr)):
+    for s, (start, stop) in enumerate(itertools.pairwise(batch.ptr.tolist())):
         atoms = AseAtoms(
             numbers=batch.numbers[start:stop].numpy(),
             positions=batch.positions[start:stop].detach().double().numpy(),

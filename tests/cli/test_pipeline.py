@@ -208,10 +208,17 @@ def test_list_of_a_store(
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def unwritable(_: str) -> None:
+    raise FileNotFoundError("no such place")
+
+
 def test_doctor(call: Call, strict_json: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     found = strict_json(call("doctor", "--json"))
     assert {row["state"] for row in found} <= {"ok", "missing"}
     assert "tether" in call("doctor")
+    monkeypatch.setattr("tether.backbones.load.load_backbone", unwritable)
+    state, _, detail = tether.cli.doctor._weights("so3lr", "SO3LR", "json")
+    assert (state, detail) == ("broken", "no such place")
     broken = ("broken", "SO3LR weights", "[so3lr] gone")
     monkeypatch.setattr(tether.cli.doctor, "_weights", lambda *_: broken)
     monkeypatch.setenv("COLUMNS", "200")

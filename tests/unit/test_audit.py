@@ -15,9 +15,10 @@ from scipy.spatial.transform import Rotation
 
 from tether.data.audit import audit
 from tether.data.chunks import Chunk
-from tether.data.geometry import geometry_hashes, has_flat_cell, shortest_distances
+from tether.data.geometry import geometry_hashes, shortest_distances
 from tether.data.store import Store, write_store
 from tether.errors import TetherError
+from tether.graph import has_flat_cell
 from tether.structures import AtomBatch, from_ase
 from tether.targets import Target
 
@@ -51,18 +52,34 @@ def test_unusable_structures_are_left_out_each_with_its_reason() -> None:
     frames[3] = Atoms()
     frames[4].numbers[0] = 92
     frames[5].pbc = True
+    frames[6].info["charge"], frames[7].info["spin"] = np.nan, np.inf
     result = audit([batch_of(frames)], supported_elements=[1, 6, 7, 8])
     reasons = {f.code: f.structures for f in result.findings}
     assert reasons == {
         "no-atoms": (("s3", "it has no atoms"),),
         "non-finite-positions": (("s2", "a position is NaN or infinite"),),
         "flat-cell": (("s5", "periodic, but its cell has no extent or is not finite"),),
+        "non-finite-charge": tuple(
+            (name, "its charge or spin is NaN or infinite") for name in ("s6", "s7")
+        ),
         "unsupported-element": (("s4", "it contains U"),),
         "overlapping-atoms": (("s1", "two atoms are 0.100 Å apart"),),
     }
     assert {f.severity for f in result.findings} == {"left out"}
-    assert np.flatnonzero(~result.keep).tolist() == [1, 2, 3, 4, 5]
-    assert result.n_kept == 3
+    assert np.flatnonzero(~result.keep).tolist() == [1, 2, 3, 4, 5, 6, 7]
+    assert result.n_kept == 1
+
+
+def test_molecules_whose_spin_does_not_fit_their_electrons() -> None:
+    frames = [molecule("CH3"), molecule("CH3"), molecule("CH4"), molecule("NH3"), bulk("Cu")]
+    frames[1].info["spin"] = 1
+    frames[2].info["spin"] = 1
+    frames[3].info["charge"] = 1
+    result = audit([batch_of(frames)])
+    finding = result.finding("spin-parity")
+    assert finding is not None
+    assert finding.severity == "reported"
+    assert [name for name, _ in finding.structures] == ["s0", "s2", "s3"]
 
 
 def test_uranium_is_fine_where_it_is_supported() -> None:
@@ -84,6 +101,14 @@ def test_slab_whose_cell_has_no_third_vector() -> None:
     batch = batch_of([slab, slab])
     assert has_flat_cell(batch).tolist() == [False, False]
     assert found(batch) == {"duplicate": ["s1"]}
+
+
+def test_a_vector_along_an_open_direction_may_be_anything() -> None:
+    chain = Atoms("CO", [[0, 0, 0], [1.2, 0, 0]], cell=[[3, 0, 0], [6, 0, 0], [0, 0, 5]])
+    chain.pbc = [True, False, False]
+    moved = chain.copy()
+    moved.positions += [0.5, 0.1, 0.2]
+    assert found(batch_of([chain, moved])) == {"duplicate": ["s1"]}
 
 
 def test_large_structure_goes_through_the_neighbour_list() -> None:
@@ -152,6 +177,7 @@ def test_missing_labels_are_counted_by_target() -> None:
         "no-label:mu": ("error", 8),
         "no-label:x": ("error", 8),
         "no-label:gap": ("reported", 2),
+        "infinite-label:gap": ("reported", 1),
     }
     assert result.keep.all()
 

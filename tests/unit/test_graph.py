@@ -6,13 +6,15 @@ import itertools
 from collections import Counter
 
 import numpy as np
+import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tether.graph import Graph, edge_angles, neighbour_edges
+from tether.errors import TetherError
+from tether.graph import Graph, edge_angles, has_flat_cell, neighbour_edges
 from tether.structures import from_ase
 from tether.testing.structures import beta_brass, rattled, skewed_silicon, sodium_chloride, water
 
@@ -61,6 +63,31 @@ def close(ours: Counter[float], theirs: Counter[float]) -> bool:
     """Equal as sorted lists: rounding may tip a last digit."""
     a, b = sorted(ours.elements()), sorted(theirs.elements())
     return len(a) == len(b) and bool(np.allclose(a, b, atol=1e-7))
+
+
+@pytest.mark.parametrize(
+    ("cell", "pbc"),
+    [
+        ([[3, 0, 0], [0, 0, 0], [0, 0, 0]], [1, 1, 0]),
+        ([[3, 0, 0], [6, 0, 0], [0, 0, 5]], [1, 1, 0]),
+        ([[3, 0, 0], [3, 1e-4, 0], [0, 0, 5]], [1, 1, 1]),
+        ([[1, 0, 0], [0, 1, 0], [1, 1, 0]], [1, 1, 1]),
+        (np.zeros((3, 3)), [1, 0, 0]),
+        (np.full((3, 3), np.inf), [1, 1, 1]),
+    ],
+)
+def test_dependent_lattice_vectors_are_refused(cell: list[list[float]], pbc: list[int]) -> None:
+    bad = Atoms("CO", [[0, 0, 0], [1.2, 0, 0]], cell=cell, pbc=pbc)
+    batch = from_ase([water(), bad], ids=["water", "bad"])
+    assert has_flat_cell(batch).tolist() == [False, True]
+    with pytest.raises(TetherError, match="vectors are linearly dependent in structure `bad`"):
+        neighbour_edges(batch, 2.0, full=False)
+
+
+def test_open_directions_need_no_lattice_vector() -> None:
+    for cell in ([3, 0, 0], [[3, 0, 0], [6, 0, 0], [0, 0, 5]]):
+        chain = Atoms("CO", [[0, 0, 0], [1.2, 0, 0]], cell=cell, pbc=[True, False, False])
+        assert len(neighbour_edges(from_ase(chain), 2.0, full=False).idx_i) == 2
 
 
 def test_angles_are_those_of_a_full_neighbour_list() -> None:

@@ -592,13 +592,34 @@ def test_an_iterable_without_ids_gets_running_numbers(tmp_path: Path) -> None:
         ({"max_force": float("nan")}, "`max_force` is nan"),
         ({"indices": [0]}, "`indices` was given with a AtomBatch"),
         ({"backbone": nn.Linear(1, 1)}, "no pretrained energy head"),
+        ({"backbone": "nonsense"}, "nonsense"),
+        ({"sampling": Sampling(kinds=("strain",))}, "there is no cell in structures `H2O`"),
+        ({"sampling": Sampling(kinds=("strain",), strain=0.5)}, "`strain` is 0.5"),
     ],
 )
-def test_bad_arguments_are_named(tmp_path: Path, changes: dict[str, object], text: str) -> None:
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_bad_arguments_are_named(
+    tmp_path: Path, changes: dict[str, object], text: str, dry_run: bool
+) -> None:
     arguments: dict[str, object] = {"out": tmp_path / "x.arrow", "backbone": Morse(), **changes}
     with pytest.raises(TetherError, match=text):
-        label_structures(molecules(), **arguments)  # type: ignore[arg-type]
+        label_structures(molecules(), dry_run=dry_run, **arguments)  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
+    report = label_structures(molecules(), backbone=Morse(), out=tmp_path / "x.arrow", dry_run=True)
+    assert (report.n_structures, report.n) == (0, 0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_structures_of_a_stream_leave_no_parts(tmp_path: Path) -> None:
+    arguments: dict[str, Any] = {"backbone": Morse(), "max_force": 1e6, "workers": 0}
+    arguments["out"] = tmp_path / "x.arrow"
+    with pytest.raises(TetherError, match="there is no cell"):
+        label_structures(iter([molecules()]), sampling=Sampling(kinds=("strain",)), **arguments)
+    assert not list(tmp_path.iterdir())
+    label_structures(iter([molecules()]), sampling=Sampling(kinds=("input",)), **arguments)
 
 
 @pytest.mark.parametrize(
@@ -619,8 +640,9 @@ def test_bad_sampling_is_named(changes: dict[str, object], text: str) -> None:
 def test_a_store_that_exists_is_not_overwritten(tmp_path: Path) -> None:
     out = tmp_path / "x.arrow"
     out.write_text("precious")
-    with pytest.raises(TetherError, match="is there already"):
-        label_structures(molecules(), backbone=Morse(), out=out, workers=0)
+    for dry_run in (False, True):
+        with pytest.raises(TetherError, match="is there already"):
+            label_structures(molecules(), backbone=Morse(), out=out, workers=0, dry_run=dry_run)
     assert out.read_text() == "precious"
 
 
@@ -672,6 +694,10 @@ def test_command_labels_a_set_of_a_split(tmp_path: Path) -> None:
         (["--widths", "a"], "`widths` is 'a'"),
         (["--limit", "0"], "`limit` is 0"),
         (["--with", "dft", "--dry-run"], "`with` is 'dft'"),
+        (["--with", "pseudo", "--backbone", "nonsense", "--dry-run"], "nonsense"),
+        (["--max-force", "-1", "--dry-run"], "`max_force` is -1"),
+        (["--workers", "-1", "--dry-run"], "`workers` is -1"),
+        (["--out", str(path), "--dry-run"], "is there already"),
     ):
         result = runner.invoke(app, [str(path), "--out", str(tmp_path / "y"), *options, *wrong])
         assert isinstance(result.exception, TetherError), result.output

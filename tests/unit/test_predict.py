@@ -15,6 +15,7 @@ import pytest
 from ase import Atoms
 
 from tether.adapt import adapt
+from tether.cli.predict import predict_command
 from tether.config import load_config
 from tether.data.store import Store
 from tether.errors import TetherError
@@ -102,6 +103,14 @@ def test_any_file_of_structures_in_its_order(
     np.testing.assert_allclose(found.values["gap"], whole.values["gap"][::-1], rtol=1e-4, atol=1e-4)
 
 
+def test_labels_of_the_input_are_not_read(run: Run, molecules: list[Atoms], tmp_path: Path) -> None:
+    ragged = [a.copy() for a in molecules[:3]]
+    for size, atoms in enumerate(ragged, 2):
+        atoms.info["modes"] = np.zeros(size)
+    ase.io.write(tmp_path / "in.xyz", ragged, format="extxyz")
+    assert len(predict(run.folder, tmp_path / "in.xyz").ids) == 3
+
+
 def test_a_run_is_usable_where_its_training_data_are_not(run: Run, tmp_path: Path) -> None:
     import shutil
 
@@ -144,6 +153,25 @@ def test_unknown_format_and_unfinished_run(run: Run, workspace: Any, tmp_path: P
         predict(run.folder, workspace.store, out=tmp_path / "out.docx")
     with pytest.raises(TetherError, match="is no finished run; expected a folder with config.yaml"):
         load_run(tmp_path)
+
+
+def test_what_can_be_checked_is_checked_before_predicting(
+    run: Run, workspace: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty = tmp_path / "empty.xyz"
+    empty.touch()
+    monkeypatch.setattr("tether.model.AdaptedModel.predict", None)
+    for source, out, message in (
+        (empty, "out.csv", r"empty\.xyz has no structure; expected at least one"),
+        (tmp_path / "none.xyz", "out.csv", "no such file"),
+        (workspace.store, "out.txt", "cannot write 'out.txt'"),
+        (workspace.store, "out.parquet", r"out\.parquet is a folder"),
+    ):
+        (tmp_path / "out.parquet").mkdir(exist_ok=True)
+        with pytest.raises(TetherError, match=message):
+            predict(run.folder, source, out=tmp_path / out)
+        with pytest.raises(TetherError, match=message):
+            predict_command(run.folder, source, out=tmp_path / out, dry_run=True)
 
 
 def test_damaged_weights_are_refused(run: Run, tmp_path: Path) -> None:

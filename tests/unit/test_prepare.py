@@ -107,6 +107,18 @@ def test_errors_write_nothing(
     assert list(out.iterdir()) == []
 
 
+def test_unwanted_label_may_have_any_shape(tmp_path: Path) -> None:
+    odd = frames(4)
+    for atoms in odd:
+        atoms.info["modes"] = np.arange(float(len(atoms)))
+    write(tmp_path / "m.xyz", odd)
+    with pytest.raises(TetherError, match=r"label `modes` of structure m:1 .* has 5 values"):
+        prepare([tmp_path / "m.xyz"], None)
+    assert prepare([tmp_path / "m.xyz"], None, targets=["gap:eV"]).n_labelled == {"gap": 4}
+    with pytest.raises(TetherError, match="label `gpa`; expected one of gap, modes, mu"):
+        prepare([tmp_path / "m.xyz"], None, targets=["gpa"])
+
+
 def test_target_that_is_nan_everywhere(tmp_path: Path) -> None:
     np.savez(
         tmp_path / "n.npz",
@@ -119,6 +131,27 @@ def test_target_that_is_nan_everywhere(tmp_path: Path) -> None:
     with pytest.raises(TetherError, match="2 of 2 structures have no finite label `gap`"):
         prepare([tmp_path / "n.npz"], tmp_path / "d.arrow")
     assert not (tmp_path / "d.arrow").exists()
+
+
+def test_infinite_label_is_reported_and_is_no_label(tmp_path: Path) -> None:
+    flawed = frames(6)
+    for k, value in enumerate([np.inf, -np.inf, np.nan]):
+        flawed[k].info["gap"] = value
+    for k, atoms in enumerate(flawed):
+        atoms.arrays["q"] = np.full(len(atoms), np.inf if k == 5 else 0.0)
+    write(tmp_path / "m.xyz", flawed)
+    report = prepare([tmp_path / "m.xyz"], tmp_path / "d.arrow", targets=["gap", "q"])
+    found = {f.code: [name for name, _ in f.structures] for f in report.audit.findings}
+    assert found == {
+        "infinite-label:gap": ["m:0", "m:1"],
+        "infinite-label:q": ["m:5"],
+        "no-label:gap": ["m:0", "m:1", "m:2"],
+        "no-label:q": ["m:5"],
+    }
+    assert report.n_labelled == {"gap": 3, "q": 5}
+    store = Store.open(tmp_path / "d.arrow")
+    assert np.isnan(store.label("gap")).tolist() == [True] * 3 + [False] * 3
+    assert not store.batch([5]).atom_labels["q"].isinf().any()
 
 
 def test_files_that_share_their_ids(tmp_path: Path) -> None:
@@ -224,6 +257,17 @@ def test_command_line(two_files: list[Path], tmp_path: Path) -> None:
     assert Store.open(out).n_systems == 9
 
 
+def test_command_line_prints_brackets_as_they_are(tmp_path: Path) -> None:
+    odd = frames(2)
+    odd[0].positions[1] = odd[0].positions[0]
+    odd[0].info["id"], odd[1].info["id"] = "[red]a[/]", "[/b]"
+    write(tmp_path / "m.xyz", odd)
+    result = runner([str(tmp_path / "m.xyz"), "-o", str(tmp_path / "[/x]" / "d.arrow")])
+    assert result.exit_code == 0, result.output  # type: ignore[attr-defined]
+    assert "[red]a[/]" in result.output  # type: ignore[attr-defined]
+    assert "[/x]/d.arrow" in result.output  # type: ignore[attr-defined]
+
+
 def test_command_line_writes_shards(two_files: list[Path], tmp_path: Path) -> None:
     files, out = [str(path) for path in two_files], tmp_path / "shards"
     for _ in range(2):  # the second replaces the first
@@ -239,6 +283,14 @@ def test_command_line_writes_shards(two_files: list[Path], tmp_path: Path) -> No
     assert "is a folder" in str(result.exception)  # type: ignore[attr-defined]
     result = runner([*files, "-o", str(tmp_path), "--target", "gap", "--shard-size", "4"])
     assert "is a folder" in str(result.exception)  # type: ignore[attr-defined]
+
+
+def test_bad_input_leaves_no_shards(two_files: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "sh.arrow"
+    with pytest.raises(TetherError, match="no input has the label `gpa`"):
+        prepare(two_files, out, targets=["gpa"], shard_size=2)
+    assert not (tmp_path / "sh.arrow.parts").exists()
+    assert prepare(two_files, out, targets=["gap"], shard_size=2).n_systems == 9
 
 
 def test_command_line_json_dry_run_and_errors(two_files: list[Path], tmp_path: Path) -> None:

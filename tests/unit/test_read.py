@@ -86,6 +86,48 @@ def test_chunks_are_small_and_ids_run_on(tmp_path: Path) -> None:
     assert batch.ids == tuple(f"m:{row}" for row in range(5))
 
 
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_blank_lines_are_no_end_of_the_file(tmp_path: Path, suffix: str) -> None:
+    frame = "1\n{}\nH 0 0 0\n"
+    text = frame.format("") + "\n" + frame.format("gap=1") + " \n\n" + frame.format("") + "\n\n"
+    path = tmp_path / f"b.xyz{suffix}"
+    path.write_bytes(gzip.compress(text.encode()) if suffix else text.encode())
+    assert everything(path)[0].counts.tolist() == [1, 1, 1]
+
+
+def test_bare_words_of_a_comment_are_no_labels(tmp_path: Path) -> None:
+    path = tmp_path / "words.xyz"
+    path.write_text("1\nmolecule done gap=0.5\nH 0 0 0\n")
+    assert list(everything(path)[0].labels) == ["gap"]
+    wanted = everything(path, targets=[Target("done")])[0]
+    assert {name: value.tolist() for name, value in wanted.labels.items()} == {"done": [1.0]}
+    assert everything(path, targets=[])[0].labels == {}
+
+
+@pytest.mark.parametrize(
+    ("comment", "message"),
+    [
+        ("charge", "`charge` of structure w:1 is True; expected a number; fix: correct it"),
+        ("spin", "`spin` of structure w:1 is True"),
+        ("charge=neutral", "`charge` of structure w:1 is 'neutral'"),
+        ('spin="1 2"', r"`spin` of structure w:1 is \[1, 2\]"),
+    ],
+)
+def test_charge_and_spin_are_numbers(tmp_path: Path, comment: str, message: str) -> None:
+    (tmp_path / "w.xyz").write_text(f"1\n\nH 0 0 0\n1\n{comment}\nH 0 0 0\n")
+    with pytest.raises(TetherError, match=message):
+        everything(tmp_path / "w.xyz")
+
+
+def test_structure_without_atoms_says_nothing_of_per_atom_labels(tmp_path: Path) -> None:
+    form = "Properties=species:S:1:pos:R:3:forces:R:3 gap=1"
+    (tmp_path / "z.xyz").write_text(f"0\n{form}\n1\n{form}\nH 0 0 0 1 2 3\n")
+    batch, _ = everything(tmp_path / "z.xyz")
+    assert batch.counts.tolist() == [0, 1]
+    assert batch.labels["gap"].tolist() == [1, 1]
+    assert batch.atom_labels["forces"].tolist() == [[1, 2, 3]]
+
+
 def test_own_ids_are_kept(tmp_path: Path) -> None:
     frames = [molecule("H2O"), molecule("CH4")]
     for atoms, name in zip(frames, ("water", "methane"), strict=True):
@@ -104,6 +146,7 @@ def test_label_that_changes_size_is_refused_unless_declared_per_atom(tmp_path: P
     write(path, frames)
     with pytest.raises(TetherError, match=r"label `shift` of structure m:1 .* has 5 values; exp"):
         everything(path)
+    assert everything(path, targets=[])[0].n_systems == 2
     batch, _ = everything(path, targets=[Target("shift", level="atom")])
     assert batch.atom_labels["shift"].tolist() == [0, 1, 2, 0, 1, 2, 3, 4]
 
@@ -143,6 +186,8 @@ def test_flat_npz(tmp_path: Path) -> None:
     assert batch.atom_labels["q"].tolist() == [0, 1, 2]
     assert batch.pbc.tolist() == [[True] * 3, [False] * 3]
     assert list(everything(path, targets=[Target("gap")])[0].atom_labels) == []
+    np.savez(path, **flat(gap=np.array([0.1, 0.2]), odd=np.zeros(5)))
+    assert list(everything(path, targets=[Target("gap")])[0].labels) == ["gap"]
 
 
 @pytest.mark.parametrize(
@@ -150,6 +195,12 @@ def test_flat_npz(tmp_path: Path) -> None:
     [
         (flat(gap=np.zeros(5)), r"array `gap` of .* shape \(5,\); expected a leading axis of 2"),
         (flat(n_atoms=np.array([2, 2])), r"array `numbers` of .* has shape \(3,\); expected \(4,"),
+        (
+            flat(n_atoms=np.array(3)),
+            r"`n_atoms` of .* shape \(\) and type int64; expected the number",
+        ),
+        (flat(n_atoms=np.array([4, -1])), r"array `n_atoms` of .* holds -1"),
+        (flat(charge=np.array(["a", "b"])), r"array `charge` of .* has type <U1; expected numbers"),
         ({"x": np.zeros(2)}, r"has the arrays x; expected n_atoms, numbers, positions"),
         (flat(gap=np.array([{}, {}])), r"cannot be read: Object arrays cannot be loaded"),
     ],

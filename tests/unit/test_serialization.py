@@ -39,6 +39,15 @@ def test_the_file_appears_only_at_the_end_and_is_readable_by_all(tmp_path: Path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
 
 
+def test_a_folder_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with (
+        pytest.raises(TetherError, match="is a folder; expected a file name"),
+        atomic_path(tmp_path),
+    ):
+        raise AssertionError
+    assert list(tmp_path.parent.glob(f".{tmp_path.name}*")) == []
+
+
 def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(TetherError, match=r"cannot write .*; fix: choose another place"):

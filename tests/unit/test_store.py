@@ -309,6 +309,7 @@ def test_another_call_does_not_go_on_with_the_shards_of_a_killed_one(tmp_path: P
             write_store(folder, kinds_of(batch), TARGETS, **changed)  # type: ignore[arg-type]
     with pytest.raises(TetherError, match="is of another call"):
         write_store(folder, kinds_of(batch), TARGETS[:1], shard_size=3)
+    assert (tmp_path / "s.parts").is_dir()
     # Fewer structures than the killed call had: no shard too many is left.
     two = [Chunk(c.batch, c.sources) for c in kinds_of(batch, 3)[:1]]
     write_store(folder, two, TARGETS, shard_size=3)
@@ -365,6 +366,10 @@ def test_a_damaged_folder_is_refused(tmp_path: Path) -> None:
         Store.open(folder)
     second.write_bytes(data)
     Store.open(folder).verify()
+    for manifest in ('{"format": "1"}', "[]", '{"format": "1", "shards": [1]}'):
+        (folder / "manifest.json").write_text(manifest)
+        with pytest.raises(TetherError, match=r"its manifest\.json does not list shards"):
+            Store.open(folder)
     (folder / "manifest.json").unlink()
     with pytest.raises(TetherError, match=r"it is a folder without manifest\.json"):
         Store.open(folder)

@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from tether.errors import TetherError
-from tether.graph import Graph
+from tether.graph import Graph, named, refuse_flat_cells
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from tether.backbones.protocol import BackboneSpec
     from tether.graph import Edges
     from tether.structures import AtomBatch
@@ -22,9 +20,6 @@ __all__ = ["OVERLAP_DISTANCE", "check_overlaps", "check_structures"]
 #: direction between them, which equivariant networks use, is noise. Atoms that are merely too close
 #: to be physical (about 0.5 Å) are left to the data audit: a perturbed geometry may hold them.
 OVERLAP_DISTANCE = 1e-3
-
-#: Structures named in an error before "and n more".
-_N_NAMED = 5
 
 
 def check_structures(batch: AtomBatch, spec: BackboneSpec) -> None:
@@ -40,24 +35,25 @@ def check_structures(batch: AtomBatch, spec: BackboneSpec) -> None:
     Raises
     ------
     TetherError
-        For a structure without atoms, positions or cells that are not finite, elements that the
+        For a structure without atoms, numbers that are not finite, elements that the
         backbone does not know, a cell that it does not accept, a molecule where it knows crystals
-        only, a periodic structure whose cell has no volume, and a charge or unpaired electrons
-        that it would not notice. The structures are named by their ids.
+        only, periodic lattice vectors that are dependent, and a charge or unpaired electrons that
+        it would not notice. The structures are named by their ids.
     """
     system_idx = batch.system_idx
     empty = batch.counts == 0
     if bool(empty.any()):
         raise TetherError(
-            f"no atoms in {_named(batch, empty)}",
+            f"no atoms in {named(batch, empty)}",
             expected="at least one atom in each structure",
             fix="remove the empty structures",
         )
     infinite = ~torch.isfinite(batch.cell).flatten(1).all(1)
+    infinite |= ~torch.isfinite(batch.charge + batch.spin)
     infinite[system_idx[~torch.isfinite(batch.positions).all(1)]] = True
     if bool(infinite.any()):
         raise TetherError(
-            f"positions or cell are not finite in {_named(batch, infinite)}",
+            f"positions, cell, charge or spin are not finite in {named(batch, infinite)}",
             expected="finite numbers",
             fix="remove these structures or read them again from their source",
         )
@@ -94,7 +90,7 @@ def check_overlaps(batch: AtomBatch, edges: Edges) -> None:
     pair = (int(first[0] - start), int(second[0] - start))
     raise TetherError(
         f"atoms {pair[0]} and {pair[1]} are {float(distances[close][0]):.2g} Å apart in "
-        f"{_named(batch, systems)}",
+        f"{named(batch, systems)}",
         expected=f"atoms at least {OVERLAP_DISTANCE} Å apart",
         fix="remove the duplicated atoms",
     )
@@ -109,7 +105,7 @@ def _check_elements(batch: AtomBatch, spec: BackboneSpec) -> None:
     systems[batch.system_idx[foreign]] = True
     symbols = _symbols(torch.unique(batch.numbers[foreign]).tolist())
     raise TetherError(
-        f"backbone `{spec.name}` does not know {symbols}, found in {_named(batch, systems)}",
+        f"backbone `{spec.name}` does not know {symbols}, found in {named(batch, systems)}",
         expected=_element_summary(spec.elements),
         fix="remove these structures, or choose a backbone that was trained on these elements",
     )
@@ -119,27 +115,18 @@ def _check_cells(batch: AtomBatch, spec: BackboneSpec) -> None:
     periodic = batch.pbc.any(dim=1)
     if not spec.periodic and bool(periodic.any()):
         raise TetherError(
-            f"backbone `{spec.name}` accepts no cell, but {_named(batch, periodic)} is periodic",
+            f"backbone `{spec.name}` accepts no cell, but {named(batch, periodic)} is periodic",
             expected="molecules: pbc=False",
             fix="choose a periodic backbone, or set pbc=False if the cell is only a box",
         )
     if not spec.molecules and not bool(periodic.all()):
         raise TetherError(
-            f"backbone `{spec.name}` knows crystals only, but {_named(batch, ~periodic)} has no "
+            f"backbone `{spec.name}` knows crystals only, but {named(batch, ~periodic)} has no "
             "periodic direction",
             expected="crystals: a cell, and pbc=True",
             fix="choose a backbone for molecules (`tether list`), or write the cell and pbc",
         )
-    # Partly periodic structures (slabs) may leave the open direction zero, so only cells that are
-    # periodic in all three must span a volume; Å³.
-    full = batch.pbc.all(dim=1)
-    flat = full & (torch.linalg.det(batch.cell.detach()).abs() < 1e-6)
-    if bool(flat.any()):
-        raise TetherError(
-            f"the cell has no volume in {_named(batch, flat)}, which is periodic",
-            expected="three linearly independent lattice vectors",
-            fix="write the cell, or set pbc=False",
-        )
+    refuse_flat_cells(batch)
 
 
 def _check_electrons(batch: AtomBatch, spec: BackboneSpec) -> None:
@@ -151,17 +138,10 @@ def _check_electrons(batch: AtomBatch, spec: BackboneSpec) -> None:
             continue
         raise TetherError(
             f"backbone `{spec.name}` does not know {what}, found in "
-            f"{_named(batch, values != 0)}: {float(values[values != 0][0]):g}",
+            f"{named(batch, values != 0)}: {float(values[values != 0][0]):g}",
             expected=normal,
             fix="remove these structures, or choose a backbone that was trained on such ones",
         )
-
-
-def _named(batch: AtomBatch, mask: Tensor) -> str:
-    systems = torch.nonzero(mask).flatten().tolist()
-    names = [f"`{batch.ids[s]}`" if batch.ids else f"number {s}" for s in systems[:_N_NAMED]]
-    more = f" and {len(systems) - _N_NAMED} more" if len(systems) > _N_NAMED else ""
-    return f"structure{'s' if len(systems) > 1 else ''} {', '.join(names)}{more}"
 
 
 def _symbols(numbers: list[int]) -> str:

@@ -79,7 +79,7 @@ def _weights(backbone: str, title: str, module: str) -> tuple[str, str, str]:
         from tether.backbones.load import load_backbone
 
         spec = load_backbone(backbone).spec
-    except (TetherError, ImportError, RuntimeError) as error:
+    except (TetherError, ImportError, RuntimeError, OSError) as error:
         return "broken", what, str(error)
     return "ok", what, f"sha256 {spec.sha256[:12]}… loaded"
 

@@ -67,9 +67,6 @@ def label_command(
     )
     opened = Store.open(store)
     indices = _rows(opened, split, set_, limit)
-    if dry_run:
-        _print_plan(opened, indices, chosen, with_=with_, out=out, as_json=json_)
-        return
     # Ray tells of workers that died on the output, which is for the report.
     with redirect_stdout(sys.stderr), _progress(len(indices), chosen.n_geometries) as progress:
         report = label_structures(
@@ -84,8 +81,11 @@ def label_command(
             workers=workers,
             ray=ray,
             progress=progress,
+            dry_run=dry_run,
         )
-    if json_:
+    if dry_run:
+        _print_plan(opened, indices, chosen, with_=with_, out=out, as_json=json_)
+    elif json_:
         typer.echo(json.dumps(report.to_dict()))
     else:
         _print_report(report)

@@ -25,11 +25,11 @@ def predict_command(
     dry_run: DryRunOption = False,
 ) -> None:
     """Predict the properties of structures with a finished run."""
-    from tether.predict import load_run, predict
+    from tether.predict import open_prediction, predict
 
     console = Console(stderr=as_json)
     if dry_run:
-        model = load_run(run)
+        model, _ = open_prediction(run, structures, out=out)
         units = {name: head.target.unit for name, head in model.heads.items()}
         names = ", ".join(f"{name} ({unit})" for name, unit in units.items())
         typer.echo(json.dumps({"units": units}) if as_json else f"{run} predicts {names}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from ase.data import atomic_numbers
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -71,7 +72,7 @@ def prepare_command(
 
     def advance(name: str, n_systems: int) -> None:
         if name not in tasks:
-            tasks[name] = bar.add_task(name, total=None)
+            tasks[name] = bar.add_task(escape(name), total=None)
         bar.advance(tasks[name], n_systems)  # type: ignore[arg-type]
 
     with bar:
@@ -112,21 +113,21 @@ def _print(report: PrepareReport) -> None:
             first = ", ".join(name for name, _ in finding.structures[:3])
             more = ", …" if len(finding.structures) > 3 else ""
             count = f"{len(finding.structures):,}"
-            table.add_row(finding.severity, finding.summary, count, first + more)
+            table.add_row(finding.severity, escape(finding.summary), count, escape(first + more))
         console.print(table)
     else:
         console.print("Audit: nothing found.")
     labels = Table("target", "unit", "level", "kind", "labelled structures")
     for target in report.targets:
         n_labelled = f"{report.n_labelled[target.name]:,}"
-        labels.add_row(target.name, target.unit or "?", target.level, target.kind, n_labelled)
+        name, unit = escape(target.name), escape(target.unit or "?")
+        labels.add_row(name, unit, target.level, target.kind, n_labelled)
     if report.targets:
         console.print(labels)
     kept = f"{report.n_systems:,} of {report.audit.n_systems:,} structures"
     if report.store is None:
         console.print(f"{kept} would be kept; nothing was written (--dry-run).")
         return
-    console.print(f"{kept} are in {report.store}", soft_wrap=True)
-    console.print(
-        f"every structure of the audit, with its reason: {report.audit_file}", soft_wrap=True
-    )
+    console.print(f"{kept} are in {escape(str(report.store))}", soft_wrap=True)
+    audit_file = escape(str(report.audit_file))
+    console.print(f"every structure of the audit, with its reason: {audit_file}", soft_wrap=True)

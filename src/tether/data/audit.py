@@ -11,11 +11,12 @@ import torch
 from ase.data import chemical_symbols
 from scipy.sparse import csr_array, vstack
 
-from tether.data.geometry import geometry_hashes, has_flat_cell, shortest_distances
+from tether.data.geometry import geometry_hashes, shortest_distances
 from tether.data.pieces import pieces
 from tether.data.statistics import reference_outlier_scores
 from tether.data.store import Store
 from tether.errors import TetherError
+from tether.graph import has_flat_cell
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -141,7 +142,7 @@ class Auditor:
         self._counts: list[csr_array] = []
         self._values: dict[str, list[NDArray[np.float64]]] = {n: [] for n in targets}
         self._missing: dict[str, list[NDArray[np.bool_]]] = {n: [] for n in targets}
-        self._still: list[NDArray[np.bool_]] = []
+        self._reported: dict[tuple[str, str], list[tuple[str, str]]] = {}
 
     def add(self, batch: AtomBatch) -> NDArray[np.int64]:
         """Look at a batch.
@@ -181,7 +182,10 @@ class Auditor:
         finite = torch.isfinite(batch.positions).all(dim=1).numpy()
         bad = np.unique(system[~finite])
         yield "non-finite-positions", dict.fromkeys(bad.tolist(), "a position is NaN or infinite")
-        flat = np.flatnonzero(has_flat_cell(batch))
+        unknown = np.flatnonzero(~torch.isfinite(batch.charge + batch.spin).numpy())
+        reason = "its charge or spin is NaN or infinite"
+        yield "non-finite-charge", dict.fromkeys(unknown.tolist(), reason)
+        flat = np.flatnonzero(has_flat_cell(batch).numpy())
         yield (
             "flat-cell",
             dict.fromkeys(flat.tolist(), "periodic, but its cell has no extent or is not finite"),
@@ -209,23 +213,38 @@ class Auditor:
         flat = np.bincount(system * 119 + batch.numbers.numpy(), minlength=n_systems * 119)
         # Sparse: of a million structures, 32 MB instead of 476.
         self._counts.append(csr_array(flat.reshape(n_systems, 119).astype(np.int32)))
+        paired = flat.reshape(n_systems, 119) @ np.arange(119) - (batch.charge + batch.spin).numpy()
+        odd = np.flatnonzero((np.rint(paired) % 2 == 1) & ~batch.pbc.any(dim=1).numpy())
+        text = "molecules whose electrons cannot pair up with this charge and spin"
+        self._report(batch, odd, "spin-parity", text, "electrons - spin is odd")
         for name, target in self._targets.items():
             source = batch.atom_labels if target.level == "atom" else batch.labels
             rows = batch.n_atoms if target.level == "atom" else n_systems
             value = source[name].double().numpy() if name in source else np.full(rows, np.nan)
-            bad = ~np.isfinite(value).all(axis=tuple(range(1, value.ndim)))
-            if target.level == "atom":
-                bad = np.bincount(system, weights=bad, minlength=n_systems) > 0
-            elif target.n_components == 1 and target.kind != "class":
-                self._values[name].append(value.reshape(-1))
+            owner = system if target.level == "atom" else np.arange(n_systems)
+            components = tuple(range(1, value.ndim))
+            infinite = np.unique(owner[np.isinf(value).any(axis=components)])
+            text = f"structures have an infinite label `{name}`, which counts as none"
+            self._report(batch, infinite, f"infinite-label:{name}", text, f"infinite `{name}`")
+            bad = np.zeros(n_systems, dtype=bool)
+            bad[owner[~np.isfinite(value).all(axis=components)]] = True
             self._missing[name].append(bad)
+            if target.level == "system" and target.n_components == 1 and target.kind != "class":
+                self._values[name].append(np.where(bad, np.nan, value.reshape(-1)))
         if "forces" in self._targets and "forces" in batch.atom_labels:
             forces = batch.atom_labels["forces"].numpy().reshape(batch.n_atoms, 3)
             moved = (forces != 0).any(axis=1)
             per_system = np.bincount(system, weights=moved, minlength=n_systems)
-            self._still.append((per_system == 0) & (batch.counts.numpy() > 1))
-        else:
-            self._still.append(np.zeros(n_systems, dtype=bool))
+            still = np.flatnonzero((per_system == 0) & (batch.counts.numpy() > 1))
+            text = "structures whose forces are all exactly zero"
+            self._report(batch, still, "zero-forces", text, "every force is exactly 0")
+
+    def _report(
+        self, batch: AtomBatch, rows: NDArray[np.int64], code: str, text: str, reason: str
+    ) -> None:
+        if len(rows):
+            found = self._reported.setdefault((code, text), [])
+            found.extend((batch.ids[row], reason) for row in rows.tolist())
 
     def finish(self) -> Audit:
         """The findings over everything that was added.
@@ -242,11 +261,8 @@ class Auditor:
         if len(names):
             findings += self._missing_labels(names)
             findings += self._duplicates(names)
-            still = np.concatenate(self._still)
-            if still.any():
-                reasons = tuple((name, "every force is exactly 0") for name in names[still])
-                summary = f"{len(reasons)} structures whose forces are all exactly zero"
-                findings.append(Finding("zero-forces", "reported", summary, reasons))
+            for (code, text), found in self._reported.items():
+                findings.append(Finding(code, "reported", f"{len(found)} {text}", tuple(found)))
             findings += self._outliers(names)
         order = ("left out", "error", "reported")
         findings.sort(key=lambda finding: order.index(finding.severity))
@@ -297,15 +313,10 @@ class Auditor:
             spread = np.std(values[np.isfinite(values)])
             pairs = np.flatnonzero(difference > CONFLICT_SPREAD * spread)
             if len(pairs):
+                but = f"but `{target}` differs by"
                 reasons = tuple(
-                    (
-                        names[copies[k]],
-                        (
-                            f"same geometry as {names[originals[k]]}, but "
-                            f"`{target}` differs by {difference[k]:.4g}"
-                        ),
-                    )
-                    for k in pairs
+                    (names[a], f"same geometry as {names[b]}, {but} {difference[k]:.4g}")
+                    for k, a, b in zip(pairs, copies[pairs], originals[pairs], strict=True)
                 )
                 summary = f"{len(pairs)} copies disagree with their original about `{target}`"
                 yield Finding(f"conflicting-label:{target}", "reported", summary, reasons)
@@ -319,15 +330,9 @@ class Auditor:
             scores = reference_outlier_scores(counts, np.concatenate(parts))
             far = np.flatnonzero(np.abs(np.nan_to_num(scores, posinf=np.inf)) > OUTLIER_SCORE)
             if len(far):
+                text = "robust standard deviations from the per-element fit"
                 reasons = tuple(
-                    (
-                        names[row],
-                        (
-                            f"`{target}` per atom is {scores[row]:+.1f} robust standard "
-                            "deviations from the per-element fit"
-                        ),
-                    )
-                    for row in far
+                    (names[row], f"`{target}` per atom is {scores[row]:+.1f} {text}") for row in far
                 )
                 summary = f"{len(far)} structures are outliers of `{target}`, compared by elements"
                 yield Finding(f"outlier:{target}", "reported", summary, reasons)
@@ -341,10 +346,10 @@ def audit(
 ) -> Audit:
     """Audit a store or batches.
 
-    Left out: no atoms, non-finite positions, flat cells, atoms closer than 0.4 Å, elements that
-    the backbone does not know. Errors: a target without any label, an id that is used twice.
-    Reported: missing labels, copies (and copies with another label), all-zero forces, outliers of
-    extensive labels.
+    Left out: no atoms, non-finite positions, charge or spin, flat cells, atoms closer than 0.4 Å,
+    elements that the backbone does not know. Errors: a target without any label, an id that is
+    used twice. Reported: missing and infinite labels, copies (and copies with another label),
+    all-zero forces, impossible spins of molecules, outliers of extensive labels.
 
     Parameters
     ----------
@@ -383,6 +388,7 @@ def audit(
 _LEFT_OUT = {
     "no-atoms": "without atoms",
     "non-finite-positions": "with NaN or infinite positions",
+    "non-finite-charge": "with a NaN or infinite charge or spin",
     "flat-cell": "periodic in a direction without extent",
     "unsupported-element": "with elements that are not supported",
     "overlapping-atoms": f"with atoms closer than {OVERLAP_DISTANCE} Å",

@@ -11,7 +11,25 @@ from tether.targets import Kind, Target
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["agreed_target", "choose_targets"]
+__all__ = ["agreed_target", "asked_labels", "choose_targets"]
+
+
+def asked_labels(asked: Sequence[Target | str] | None) -> list[Target] | None:
+    """What to ask a reader for.
+
+    Parameters
+    ----------
+    asked : sequence of Target or str, or None
+        What the user wants; None means everything.
+
+    Returns
+    -------
+    list of Target or None
+        By name only, where the user wrote ``name[:unit[:kind]]``.
+    """
+    if asked is None:
+        return None
+    return [t if isinstance(t, Target) else Target(t.split(":")[0]) for t in asked]
 
 
 def agreed_target(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from tether.structures import AtomBatch
 
-__all__ = ["geometry_hashes", "has_flat_cell", "shortest_distances"]
+__all__ = ["geometry_hashes", "shortest_distances"]
 
 # Pairs of a group of structures that are held at once: 16 MB for each array of doubles.
 _MAX_PAIRS = 2**21
@@ -26,32 +26,6 @@ _MAX_ALL_PAIRS_ATOMS = 2_000
 # edges between bins, where rounding errors decide.
 _BINS_PER_ANGSTROM = 1013.7
 _BINS_PER_CELL = 10_007.3
-
-
-def has_flat_cell(batch: AtomBatch) -> NDArray[np.bool_]:
-    """Whether a structure is periodic in a direction along which its cell has no extent.
-
-    Parameters
-    ----------
-    batch : AtomBatch
-        Structures.
-
-    Returns
-    -------
-    array of bool, shape (n_systems,)
-        True: no neighbour list can be made of it.
-    """
-    cell, pbc = batch.cell.double().numpy(), batch.pbc.numpy()
-    # Directions that are not periodic may lack a vector: any independent one will do.
-    lengths = np.linalg.norm(cell, axis=2)
-    short = (pbc & ~(lengths > 1e-6)).any(axis=1)
-    with np.errstate(invalid="ignore"):  # inf / inf: not finite, reported below
-        unit = cell / np.maximum(lengths, 1e-6)[..., None]
-    unit = np.where(lengths[..., None] > 1e-6, unit, 0.0)
-    gram = np.einsum("sik,sjk->sij", unit, unit)
-    both = pbc[:, :, None] & pbc[:, None, :]
-    gram = np.where(both & np.isfinite(gram), gram, np.eye(3))
-    return np.asarray(short | (np.linalg.det(gram) < 1e-6) | ~np.isfinite(cell).all(axis=(1, 2)))
 
 
 def shortest_distances(batch: AtomBatch, threshold: float) -> NDArray[np.float64]:
@@ -121,7 +95,7 @@ def geometry_hashes(batch: AtomBatch) -> NDArray[np.uint64]:
         moved = np.rint((positions - positions[:, :1]) * _BINS_PER_ANGSTROM).astype(np.int64)
         hashes[rows] = _row_hash(np.hstack([numbers, moved.reshape(len(rows), -1)]))
     for rows, numbers, positions in _groups(batch, periodic, pairwise=False):
-        cell = _completed(batch.cell.double().numpy()[rows])
+        cell = _completed(batch.cell.double().numpy()[rows], batch.pbc.numpy()[rows])
         fractional = np.einsum("sni,sij->snj", positions - positions[:, :1], np.linalg.inv(cell))
         pbc = batch.pbc.numpy()[rows][:, None, :]
         wrapped = np.where(pbc, fractional - np.floor(fractional), fractional)
@@ -162,13 +136,14 @@ def _pair_distances(positions: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(np.sqrt(np.einsum("mpk,mpk->mp", vectors, vectors)), dtype=np.float64)
 
 
-def _completed(cell: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Cells with missing (zero) vectors replaced by unit vectors, so that they can be inverted."""
-    missing = np.linalg.norm(cell, axis=2) < 1e-6
-    filled = cell.copy()
-    for row, count in zip(*np.unique(np.nonzero(missing)[0], return_counts=True), strict=True):
-        # The last right singular vectors span what the existing lattice vectors do not.
-        filled[row, missing[row]] = np.linalg.svd(cell[row])[2][3 - count :]
+def _completed(cell: NDArray[np.float64], pbc: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Cells whose other than periodic vectors are replaced where they add no dimension."""
+    singular = np.linalg.svd(cell, compute_uv=False)[:, 2] < 1e-6
+    missing = singular[:, None] & ~pbc
+    filled = np.where(missing[..., None], 0.0, cell)
+    for row in np.flatnonzero(singular):
+        # The last right singular vectors span what the periodic lattice vectors do not.
+        filled[row, missing[row]] = np.linalg.svd(filled[row])[2][3 - missing[row].sum() :]
     return filled
 
 

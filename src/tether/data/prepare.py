@@ -6,27 +6,29 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from tether.atomic import write_text
 from tether.data.audit import Audit, Auditor
-from tether.data.choose import agreed_target, choose_targets
+from tether.data.choose import agreed_target, asked_labels, choose_targets
 from tether.data.read import read_structures
 from tether.data.store_file import MANIFEST
 from tether.data.store_write import write_store
 from tether.errors import TetherError
-from tether.targets import Target
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from tether.data.chunks import Chunk
+    from tether.targets import Target
 
 __all__ = ["PrepareReport", "Progress", "prepare", "sample_structures"]
 
@@ -93,7 +95,7 @@ def prepare(
     """Read files, audit them, write a store and, beside it, ``<out>.audit.json``.
 
     Structures that cannot be used are left out and named in the audit; everything else is kept,
-    and what looks odd is reported there.
+    and what looks odd is reported there. An infinite label counts as none.
 
     Parameters
     ----------
@@ -137,7 +139,7 @@ def prepare(
     known, streams = _open(inputs, progress or (lambda _name, _n: None), targets)
     chosen = choose_targets(known, targets)
     auditor = Auditor({t.name: t for t in chosen}, supported_elements=supported_elements)
-    stream = _checked(chain.from_iterable(streams), chosen, known, strict=targets is None)
+    stream = _checked(chain.from_iterable(streams), chosen, inputs, strict=targets is None)
     if limit is not None:
         stream = sample_structures(stream, limit, seed=seed)
     kept = _Kept(stream, auditor, chosen)
@@ -218,7 +220,7 @@ class _Kept:
 
     def __iter__(self) -> Iterator[Chunk]:
         for chunk in self._stream:
-            kept = chunk.select(self._auditor.add(chunk.batch))
+            kept = _without_infinities(chunk.select(self._auditor.add(chunk.batch)))
             self.n_systems += kept.batch.n_systems
             self.n_atoms += kept.batch.n_atoms
             yield kept
@@ -252,6 +254,17 @@ class _Kept:
                 )
 
 
+def _without_infinities(chunk: Chunk) -> Chunk:
+    """The chunk with NaN, which is no label, for infinite labels: the audit has named them."""
+
+    def finite(labels: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {n: v.double().masked_fill(v.isinf(), torch.nan) for n, v in labels.items()}
+
+    batch = chunk.batch
+    labels, atom_labels = finite(batch.labels), finite(batch.atom_labels)
+    return replace(chunk, batch=replace(batch, labels=labels, atom_labels=atom_labels))
+
+
 def _destination(out: Path, inputs: Sequence[str | Path], shard_size: int | None) -> Path:
     if any(Path(path).exists() and Path(path).resolve() == out.resolve() for path in inputs):
         raise TetherError(
@@ -276,10 +289,8 @@ def _open(
     """Targets in the first chunks of the inputs, and the inputs as streams."""
     known: dict[str, Target] = {}
     streams = []
-    declared = [t for t in targets or () if isinstance(t, Target) and t.level == "atom"]
-    # Only per-atom targets must be declared to the reader; to name others would hide which
-    # labels there are from the message about a missing one.
-    only = declared if targets is not None and len(declared) == len(targets) else []
+    # An unwanted label may be anything: the reader is not to trip over it.
+    only = asked_labels(targets)
     for path in inputs:
         stream = read_structures(path, targets=only)
         first = next(stream, None)
@@ -304,15 +315,14 @@ def _reported(stream: Iterable[Chunk], name: str, progress: Progress) -> Iterato
 
 
 def _checked(
-    stream: Iterable[Chunk], chosen: Sequence[Target], known: Mapping[str, Target], *, strict: bool
+    stream: Iterable[Chunk], chosen: Sequence[Target], inputs: Sequence[str | Path], *, strict: bool
 ) -> Iterator[Chunk]:
     """The stream with only the chosen labels; every chosen label must occur in it."""
     names = {target.name for target in chosen}
-    unseen, others = set(names), set(known)
+    unseen = set(names)
     for chunk in stream:
         found = {**chunk.batch.labels, **chunk.batch.atom_labels}
         unseen -= found.keys()
-        others |= found.keys()
         if strict and not names >= found.keys():
             new = min(found.keys() - names)
             raise TetherError(
@@ -324,9 +334,15 @@ def _checked(
     if unseen:
         raise TetherError(
             f"no input has the label `{min(unseen)}`",
-            expected=f"one of {', '.join(sorted(others)) or '(the inputs have no labels)'}",
+            expected=f"one of {', '.join(_label_names(inputs)) or '(the inputs have no labels)'}",
             fix="correct --target",
         )
+
+
+def _label_names(inputs: Sequence[str | Path]) -> list[str]:
+    """Labels of the first structures of the inputs, one by one: they may differ in shape."""
+    streams = (islice(read_structures(path, chunk_size=1), 100) for path in inputs)
+    return sorted({name for chunk in chain.from_iterable(streams) for name in chunk.targets})
 
 
 def _only(chunk: Chunk, chosen: Sequence[Target]) -> Chunk:

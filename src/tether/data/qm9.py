@@ -108,7 +108,7 @@ def read_qm9(
         When `qm9pack` is missing or its files are not as expected.
     """
     folder = qm9_folder() if folder is None else folder
-    names = [name for name in _PROPERTIES if not wanted or name in wanted]
+    names = [name for name in _PROPERTIES if wanted is None or name in wanted]
     table = _tables(folder, [_PROPERTIES[name][0] for name in names])
     if limit is not None and limit < len(table):
         rows = np.arange(limit)

@@ -21,7 +21,7 @@ __all__ = ["Chunk", "read_structures"]
 
 
 def read_structures(
-    path: str | Path, *, targets: Sequence[Target] = (), chunk_size: int = CHUNK_SIZE
+    path: str | Path, *, targets: Sequence[Target] | None = None, chunk_size: int = CHUNK_SIZE
 ) -> Iterator[Chunk]:
     """Read structures with their labels, a chunk at a time.
 
@@ -32,7 +32,8 @@ def read_structures(
         (see `tether.data.read_npz`), an ``.h5`` or ``.hdf5`` file (`tether.data.read_hdf5`), or any
         file that ASE reads, e.g. extended XYZ, also ``.gz``.
     targets : sequence of Target, optional
-        Labels to read; default: all that the file has. A label that is missing is no error here.
+        Labels to read, none where it is empty; default: all that the file has. A label that is
+        missing is no error here.
     chunk_size : int
         Structures in a chunk.
 
@@ -56,7 +57,7 @@ def read_structures(
     ...     [chunk.batch.ids for chunk in read_structures(f"{folder}/water.xyz")]
     [('water:0',)]
     """
-    wanted = {target.name: target for target in targets}
+    wanted = None if targets is None else {target.name: target for target in targets}
     if str(path) == "qm9":
         yield from read_qm9(wanted=wanted, chunk_size=chunk_size)
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import math
 import shutil
 from io import StringIO
 from itertools import islice
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Values = dict[str, NDArray[np.float64]]
+    Wanted = Mapping[str, Target] | None
 
 __all__ = ["read_ase", "read_ase_database"]
 
@@ -50,18 +52,19 @@ _NOT_LABELS = {
 }  # fmt: skip
 
 
-def read_ase(path: Path, *, wanted: Mapping[str, Target], chunk_size: int) -> Iterator[Chunk]:
+def read_ase(path: Path, *, wanted: Wanted, chunk_size: int) -> Iterator[Chunk]:
     """Structures of any file that `ase.io` reads, compressed or not.
 
     Numeric entries of ``info`` and ``arrays`` are labels, and so are the results of an attached
-    calculator (stress as 9 components, row by row). Text entries are not labels.
+    calculator (stress as 9 components, row by row). Text entries are not labels. Truth values of
+    ``info`` are labels only where they are wanted: ASE makes one of each bare word of a comment.
 
     Parameters
     ----------
     path : Path
         The file; its format follows from its name and content.
-    wanted : mapping of str to Target
-        Labels to read; empty means all. A wanted target of level "atom" may stand in ``info``.
+    wanted : mapping of str to Target, or None
+        Labels to read; None means all. A wanted target of level "atom" may stand in ``info``.
     chunk_size : int
         Structures in a chunk.
 
@@ -78,9 +81,7 @@ def read_ase(path: Path, *, wanted: Mapping[str, Target], chunk_size: int) -> It
     yield from _chunks(path, _frames(path), wanted, chunk_size)
 
 
-def read_ase_database(
-    path: Path, *, wanted: Mapping[str, Target], chunk_size: int
-) -> Iterator[Chunk]:
+def read_ase_database(path: Path, *, wanted: Wanted, chunk_size: int) -> Iterator[Chunk]:
     """Structures of an ASE database; key-value pairs and ``data`` are labels.
 
     Parameters
@@ -144,7 +145,10 @@ def _xyz_frames(stream: TextIO) -> Iterator[Atoms]:
     from ase.io.extxyz import read_xyz
 
     head = stream.readline()
-    while head.strip():
+    while head:
+        if head.isspace():
+            head = stream.readline()
+            continue
         lines = [head, *islice(stream, int(head) + 1)]
         while (head := stream.readline()).lstrip().startswith("VEC"):
             lines.append(head)
@@ -152,7 +156,7 @@ def _xyz_frames(stream: TextIO) -> Iterator[Atoms]:
 
 
 def _chunks(
-    path: Path, frames: Iterator[Atoms], wanted: Mapping[str, Target], chunk_size: int
+    path: Path, frames: Iterator[Atoms], wanted: Wanted, chunk_size: int
 ) -> Iterator[Chunk]:
     row = 0
     while True:
@@ -174,7 +178,7 @@ def _chunks(
         row += len(part)
 
 
-def _chunk(path: Path, frames: Sequence[Atoms], row: int, wanted: Mapping[str, Target]) -> Chunk:
+def _chunk(path: Path, frames: Sequence[Atoms], row: int, wanted: Wanted) -> Chunk:
     ids = [str(atoms.info.get("id", f"{stem(path)}:{row + i}")) for i, atoms in enumerate(frames)]
     found = [_values(atoms, wanted) for atoms in frames]
     counts = np.array([len(atoms) for atoms in frames])
@@ -191,23 +195,26 @@ def _chunk(path: Path, frames: Sequence[Atoms], row: int, wanted: Mapping[str, T
     return Chunk(batch, (path.name,) * len(frames), targets)
 
 
-def _values(atoms: Atoms, wanted: Mapping[str, Target]) -> tuple[Values, Values, set[str]]:
+def _values(atoms: Atoms, wanted: Wanted) -> tuple[Values, Values, set[str]]:
     """Labels of a structure: of itself, of its atoms; and which of them a calculator gave."""
     systems: Values = {}
     per_atom: Values = {}
 
     def put(name: str, value: object, *, atomwise: bool) -> bool:
         array = np.asarray(value) if not isinstance(value, (str, dict)) else np.asarray("")
-        if (wanted and name not in wanted) or array.dtype.kind not in "biuf":
+        asked = (wanted or {}).get(name)
+        if (wanted is not None and asked is None) or array.dtype.kind not in "biuf":
             return False
-        if atomwise or (name in wanted and wanted[name].level == "atom"):
-            per_atom[name] = array.astype(np.float64).reshape(array.shape[0], -1)
+        if atomwise or (asked is not None and asked.level == "atom"):
+            rows = np.atleast_1d(array).astype(np.float64)
+            per_atom[name] = rows.reshape(len(rows), math.prod(rows.shape[1:]))
         else:
             systems[name] = array.astype(np.float64).reshape(1, -1)
         return True
 
     for name, value in atoms.info.items():
-        if name not in _NOT_LABELS:
+        is_flag = wanted is None and np.asarray(value).dtype.kind == "b"
+        if name not in _NOT_LABELS and not is_flag:
             put(name, value, atomwise=False)
     for name, value in atoms.arrays.items():
         if name not in _NOT_LABELS:
@@ -235,7 +242,7 @@ def _stack(
     ptr = np.concatenate([[0], np.cumsum(counts)])
     stacked: Values = {}
     for row, found in enumerate(values):
-        for name, value in found.items():
+        for name, value in found.items() if counts[row] else ():
             if name not in stacked:
                 stacked[name] = np.full((ptr[-1], value.shape[1]), np.nan)
             shape = (int(counts[row]), stacked[name].shape[1])

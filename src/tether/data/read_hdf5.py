@@ -66,7 +66,9 @@ _LAYOUTS = (
 )
 
 
-def read_hdf5(path: Path, *, wanted: Mapping[str, Target], chunk_size: int) -> Iterator[Chunk]:
+def read_hdf5(
+    path: Path, *, wanted: Mapping[str, Target] | None, chunk_size: int
+) -> Iterator[Chunk]:
     """Structures of an HDF5 file, a slice of a molecule at a time.
 
     Two layouts are known, both with a group a molecule and ``atomic_numbers`` (n_atoms,) in it.
@@ -80,8 +82,8 @@ def read_hdf5(path: Path, *, wanted: Mapping[str, Target], chunk_size: int) -> I
     ----------
     path : Path
         The file.
-    wanted : mapping of str to Target
-        Labels to read; empty means all.
+    wanted : mapping of str to Target, or None
+        Labels to read; None means all.
     chunk_size : int
         Structures in a chunk.
 
@@ -113,7 +115,7 @@ def read_hdf5(path: Path, *, wanted: Mapping[str, Target], chunk_size: int) -> I
 
 
 def _chunks(
-    path: Path, file: Mapping[str, Any], wanted: Mapping[str, Target], chunk_size: int
+    path: Path, file: Mapping[str, Any], wanted: Mapping[str, Target] | None, chunk_size: int
 ) -> Iterator[Chunk]:
     waiting: list[AtomBatch] = []
     targets: dict[str, Target] = {}
@@ -123,7 +125,7 @@ def _chunks(
         labels = {
             dataset: (target, factor)
             for dataset, (target, factor) in layout.labels.items()
-            if dataset in group and (not wanted or target.name in wanted)
+            if dataset in group and (wanted is None or target.name in wanted)
         }
         targets |= {target.name: target for target, _ in labels.values()}
         n_systems, start = len(group[layout.positions]), 0

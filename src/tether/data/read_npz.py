@@ -25,7 +25,9 @@ __all__ = ["read_npz"]
 _STRUCTURE = {"n_atoms", "numbers", "positions", "cell", "pbc", "charge", "spin", "id", "ids"}
 
 
-def read_npz(path: Path, *, wanted: Mapping[str, Target], chunk_size: int) -> Iterator[Chunk]:
+def read_npz(
+    path: Path, *, wanted: Mapping[str, Target] | None, chunk_size: int
+) -> Iterator[Chunk]:
     """Structures of an `.npz` file.
 
     Two layouts are known. *Flat*: ``n_atoms`` (n_systems,), ``numbers`` (n_atoms,),
@@ -39,8 +41,8 @@ def read_npz(path: Path, *, wanted: Mapping[str, Target], chunk_size: int) -> It
     ----------
     path : Path
         The file.
-    wanted : mapping of str to Target
-        Labels to read; empty means all.
+    wanted : mapping of str to Target, or None
+        Labels to read; None means all.
     chunk_size : int
         Structures in a chunk.
 
@@ -58,7 +60,8 @@ def read_npz(path: Path, *, wanted: Mapping[str, Target], chunk_size: int) -> It
     if {"nuclear_charges", "coords"} <= arrays.keys():
         arrays, targets = _from_rmd17(arrays)
     elif {"n_atoms", "numbers", "positions"} <= arrays.keys():
-        targets = _flat_targets(path, arrays)
+        _check_counts(path, arrays["n_atoms"])
+        targets = _flat_targets(path, arrays, wanted)
     else:
         raise TetherError(
             f"{path} has the arrays {', '.join(sorted(arrays)) or '(none)'}",
@@ -66,7 +69,7 @@ def read_npz(path: Path, *, wanted: Mapping[str, Target], chunk_size: int) -> It
             fix="rename its arrays, or convert it to extended XYZ",
         )
     _check_lengths(path, arrays)
-    if wanted:
+    if wanted is not None:
         targets = {name: target for name, target in targets.items() if name in wanted}
     counts = arrays["n_atoms"].astype(np.int64)
     ptr = np.concatenate([[0], np.cumsum(counts)])
@@ -118,11 +121,15 @@ def _from_rmd17(arrays: Arrays) -> tuple[Arrays, dict[str, Target]]:
     return flat, targets
 
 
-def _flat_targets(path: Path, arrays: Arrays) -> dict[str, Target]:
-    n_systems, n_atoms = len(arrays["n_atoms"]), len(arrays["numbers"])
+def _flat_targets(
+    path: Path, arrays: Arrays, wanted: Mapping[str, Target] | None
+) -> dict[str, Target]:
+    n_systems, n_atoms = arrays["n_atoms"].size, arrays["numbers"].size
     targets = {}
     for name, array in arrays.items():
         if name in _STRUCTURE or array.dtype.kind not in "biuf":
+            continue
+        if wanted is not None and name not in wanted:
             continue
         length = array.shape[0] if array.ndim else -1
         if length not in (n_systems, n_atoms):
@@ -136,6 +143,21 @@ def _flat_targets(path: Path, arrays: Arrays) -> dict[str, Target]:
         level = "system" if length == n_systems else "atom"
         targets[name] = Target(name, level=level, n_components=size)  # type: ignore[arg-type]
     return targets
+
+
+def _check_counts(path: Path, counts: NDArray[np.generic]) -> None:
+    """Refuse what does not say how many atoms each structure has."""
+    problem = ""
+    if counts.ndim != 1 or counts.dtype.kind not in "iu":
+        problem = f"has shape {counts.shape} and type {counts.dtype}"
+    elif counts.astype(np.int64).min(initial=0) < 0:
+        problem = f"holds {counts.astype(np.int64).min()}"
+    if problem:
+        raise TetherError(
+            f"array `n_atoms` of {path} {problem}",
+            expected="the number of atoms of each structure, (n_systems,)",
+            fix="check how the file was written",
+        )
 
 
 def _check_lengths(path: Path, arrays: Arrays) -> None:
@@ -155,12 +177,18 @@ def _check_lengths(path: Path, arrays: Arrays) -> None:
                 expected=f"{shape}, as `n_atoms` says",
                 fix="check how the file was written",
             )
+        if name in arrays and arrays[name].dtype.kind not in ("biuf" if name == "pbc" else "iuf"):
+            raise TetherError(
+                f"array `{name}` of {path} has type {arrays[name].dtype}",
+                expected="numbers",
+                fix="check how the file was written",
+            )
         if name in arrays:
             arrays[name] = arrays[name].reshape(shape)
 
 
 def _ids(path: Path, arrays: Arrays, n_systems: int) -> list[str]:
     for name in ("ids", "id"):
-        if name in arrays and len(arrays[name]) == n_systems:
+        if name in arrays and arrays[name].shape == (n_systems,):
             return [str(value) for value in arrays[name].tolist()]
     return [f"{stem(path)}:{row}" for row in range(n_systems)]

@@ -124,12 +124,17 @@ def open_files(path: Path) -> tuple[list[StoreFile], str]:
     if not (path / MANIFEST).is_file():
         raise unreadable(path, f"it is a folder without {MANIFEST}")
     manifest = read_json(path / MANIFEST)
-    _check_version(path, manifest.get("format", "none"))
-    files = [StoreFile.open(path / shard["file"]) for shard in manifest["shards"]]
-    for file, shard in zip(files, manifest["shards"], strict=True):
-        if file.fingerprint != shard["fingerprint"]:
-            raise unreadable(path, f"{shard['file']} is not the shard that {MANIFEST} lists")
-    return files, manifest["fingerprint"]
+    try:
+        _check_version(path, manifest.get("format", "none"))
+        shards = [(path / shard["file"], shard["fingerprint"]) for shard in manifest["shards"]]
+        fingerprint = manifest["fingerprint"]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise unreadable(path, f"its {MANIFEST} does not list shards ({error})") from error
+    files = [StoreFile.open(shard) for shard, _ in shards]
+    for file, (shard, said) in zip(files, shards, strict=True):
+        if file.fingerprint != said:
+            raise unreadable(path, f"{shard.name} is not the shard that {MANIFEST} lists")
+    return files, fingerprint
 
 
 def unreadable(path: Path, problem: str) -> TetherError:

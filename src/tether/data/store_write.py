@@ -85,18 +85,25 @@ def write_store(
             f"`shard_size` is {shard_size}", expected="at least 1", fix="leave it out for one file"
         )
     else:
-        _write_shards(out, _cut(conformed, shard_size), schema, by_name, content)
+        parts = out.with_name(out.name + ".parts")
+        is_begun = parts.exists()
+        try:
+            _write_shards(parts, _cut(conformed, shard_size), schema, by_name, content)
+        except TetherError:
+            if not is_begun:  # what bad input leaves would be in the way of the corrected call
+                _remove(parts)
+            raise
+        _replace(out, parts)
     return content.hexdigest()
 
 
 def _write_shards(
-    out: Path,
+    parts: Path,
     numbered: Iterable[tuple[int, Chunk]],
     schema: pa.Schema,
     targets: Mapping[str, Target],
     content: ContentHash,
 ) -> None:
-    parts = out.with_name(out.name + ".parts")
     for left_over in parts.glob(".*.tmp"):  # of a killed call
         left_over.unlink()
     shards: list[dict[str, Any]] = []
@@ -110,7 +117,6 @@ def _write_shards(
         surplus.unlink()  # a killed call had more structures
     whole = {"format": FORMAT_VERSION, "fingerprint": content.hexdigest(), "shards": shards}
     write_json(parts / MANIFEST, whole)
-    _replace(out, parts)
 
 
 def _write_file(

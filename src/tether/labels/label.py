@@ -14,25 +14,27 @@ import torch
 from torch import nn
 
 import tether
+from tether.data.chunks import CHUNK_SIZE
 from tether.data.pieces import StructureSource, pieces
 from tether.data.store import write_store
 from tether.errors import TetherError
 from tether.labels.chunking import Chunks, Merge
 from tether.labels.cluster import ray_workers
 from tether.labels.dispatch import Workers, run_tasks
+from tether.labels.perturb import check_strain
 from tether.labels.pool import ThisProcess, n_cores, pool
 from tether.labels.pseudo import PseudoLabeller, require_potential
-from tether.labels.shards import Parts, open_parts
+from tether.labels.shards import Parts, check_parts, open_parts
 from tether.labels.worker import ChunkResult, Labeller, Sampling, Settings
 from tether.labels.xtb import xtb_version
 from tether.serialization import write_json
+from tether.structures import AtomBatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from tether.labels.failure import Failure
-    from tether.structures import AtomBatch
 
 __all__ = [
     "LabelReport",
@@ -179,13 +181,6 @@ def _on_cpu(backbone: PseudoLabeller) -> bool:
 def _open_workers(
     workers: int | None, origin: _Origin, ray: str | None
 ) -> AbstractContextManager[Workers]:
-    least = 0 if ray is None else 1
-    if workers is not None and workers < least:
-        raise TetherError(
-            f"`workers` is {workers}",
-            expected=f"{least} or more",
-            fix="leave it out to use all cores",
-        )
     backbone = origin.payload
     if origin.backbone is not None and backbone is None and workers != 0:
         try:
@@ -244,6 +239,7 @@ def label_structures(
     chunk_size: int = 32,
     max_atoms: int = 2000,
     progress: Callable[[int, int, int], None] | None = None,
+    dry_run: bool = False,
 ) -> LabelReport:
     """Make off-equilibrium geometries of structures, label them, and write one store.
 
@@ -277,6 +273,8 @@ def label_structures(
         Atoms of one forward pass of "pseudo".
     progress : callable, optional
         Called with (structures done, geometries labelled, geometries failed), in this call.
+    dry_run : bool
+        Only check the arguments: nothing is written, and all counts are 0.
 
     Returns
     -------
@@ -289,56 +287,79 @@ def label_structures(
         For bad arguments, a missing package, an `out` that exists, parts of another call, no label.
     """
     began, out = time.monotonic(), Path(out)
-    _check_arguments(source, indices, chunk_size, max_force)
     settings = Settings(with_, sampling or Sampling(), seed, max_force, max_atoms)
+    _check_numbers(chunk_size, max_force, workers, ray)
+    _check_source(source, indices, settings.sampling)
     origin = _origin(with_, backbone)
     metadata = _metadata(settings, origin)
+    parameters = {**metadata, "chunk_size": chunk_size, "max_atoms": max_atoms}
+    if dry_run:
+        return _dry_report(out, origin, parameters)
     with _open_workers(workers, origin, ray) as crew:
-        parts = open_parts(out, {**metadata, "chunk_size": chunk_size, "max_atoms": max_atoms})
+        parts = open_parts(out, parameters)
         chunks = Chunks(pieces(source, chunk_size, indices=indices), parts, settings)
-        rate = _drain(run_tasks(chunks.unfinished(), crew), chunks, progress)
+        rate = _drain(run_tasks(chunks.unfinished(), crew), chunks, parts, progress)
     merge = _finish(out, chunks, parts, metadata, with_)
     return LabelReport(
-        out=str(out),
-        level_of_theory=origin.level_of_theory,
-        n_structures=chunks.n_structures,
-        n=merge.n,
-        failures=tuple(merge.failures),
-        n_resumed=chunks.n_resumed,
-        seconds=time.monotonic() - began,
-        structures_per_second=rate,
-        force_rms=merge.force_rms,
-    )
+        str(out), origin.level_of_theory, chunks.n_structures, merge.n, tuple(merge.failures),
+        chunks.n_resumed, time.monotonic() - began, rate, merge.force_rms,
+    )  # fmt: skip
 
 
-def _check_arguments(
-    source: object, indices: Sequence[int] | None, chunk_size: int, max_force: float
-) -> None:
+def _dry_report(out: Path, origin: _Origin, parameters: dict[str, Any]) -> LabelReport:
+    check_parts(out, parameters)
+    return LabelReport(str(out), origin.level_of_theory, 0, 0, (), 0, 0.0, 0.0, 0.0)
+
+
+def _check_numbers(chunk_size: int, max_force: float, workers: int | None, ray: str | None) -> None:
     for name, value in (("chunk_size", chunk_size), ("max_force", max_force)):
         if not value > 0:
             raise TetherError(
                 f"`{name}` is {value}", expected="a positive number", fix=f"leave {name} out"
             )
+    least = 0 if ray is None else 1
+    if workers is not None and workers < least:
+        raise TetherError(
+            f"`workers` is {workers}",
+            expected=f"{least} or more",
+            fix="leave it out to use all cores",
+        )
+
+
+def _check_source(
+    source: StructureSource | AtomBatch | Iterable[AtomBatch],
+    indices: Sequence[int] | None,
+    sampling: Sampling,
+) -> None:
     if indices is not None and not isinstance(source, StructureSource):
         raise TetherError(
             f"`indices` was given with a {type(source).__name__}",
             expected="a store",
             fix="select the structures first: batch.select(indices)",
         )
+    # A stream can be read only once; its structures are checked where they are strained.
+    if "strain" in sampling.kinds and isinstance(source, (StructureSource, AtomBatch)):
+        for batch in pieces(source, CHUNK_SIZE, indices=indices):
+            check_strain(batch, sampling.strain)
 
 
 def _drain(
     results: Iterator[ChunkResult],
     chunks: Chunks,
+    parts: Parts,
     progress: Callable[[int, int, int], None] | None,
 ) -> float:
     # Geometries labelled a second.
     began = time.monotonic()
     done = labels = failures = 0
-    for result in results:
-        done += result.n_structures
-        labels += result.n_labels
-        failures += result.n_failures
-        if progress is not None:
-            progress(done + chunks.n_resumed, labels, failures)
+    try:
+        for result in results:
+            done += result.n_structures
+            labels += result.n_labels
+            failures += result.n_failures
+            if progress is not None:
+                progress(done + chunks.n_resumed, labels, failures)
+    except TetherError:
+        parts.remove_if_empty()
+        raise
     return labels / max(time.monotonic() - began, 1e-9)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from tether.errors import TetherError
-from tether.graph import neighbour_edges
+from tether.graph import named, neighbour_edges
 from tether.labels.modes import PairList, mode_displacements
 from tether.labels.proximity import closest_ratio
 from tether.labels.samples import (
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["displace", "normal_mode_like", "strained", "unchanged"]
+__all__ = ["check_strain", "displace", "normal_mode_like", "strained", "unchanged"]
 
 ATTEMPTS = 10
 _PAIR_CUTOFF = 6.0  # Å, of the springs between non-bonded atoms
@@ -147,6 +147,34 @@ def displace(
     return _draw(bare, "displace", n_per_structure, seed, _gaussian(bare, widths))
 
 
+def check_strain(batch: AtomBatch, strain: float) -> None:
+    """Refuse what cannot be strained.
+
+    Parameters
+    ----------
+    batch : AtomBatch
+        Structures.
+    strain : float
+        Standard deviation of the components.
+
+    Raises
+    ------
+    TetherError
+        For a strain outside 0 … 0.3, or a structure without a cell.
+    """
+    if not 0 < strain <= 0.3:
+        raise TetherError(
+            f"`strain` is {strain}", expected="a number above 0, at most 0.3", fix="set strain=0.02"
+        )
+    molecules = ~batch.pbc.any(dim=1)
+    if bool(molecules.any()):
+        raise TetherError(
+            f"there is no cell in {named(batch, molecules)}",
+            expected="crystals, which can be strained",
+            fix="leave the molecules out, or set --sampling displace",
+        )
+
+
 def strained(
     batch: AtomBatch,
     *,
@@ -180,18 +208,8 @@ def strained(
     TetherError
         For a strain outside 0 … 0.3, a width that is not positive, or a structure without a cell.
     """
-    if not 0 < strain <= 0.3:
-        raise TetherError(
-            f"`strain` is {strain}", expected="a number above 0, at most 0.3", fix="set strain=0.02"
-        )
     bare = without_labels(batch, n_per_structure)
-    molecules = torch.nonzero(~bare.pbc.any(dim=1)).flatten().tolist()
-    if molecules:
-        raise TetherError(
-            f"{len(molecules)} structures have no cell, the first is `{bare.ids[molecules[0]]}`",
-            expected="crystals, which can be strained",
-            fix="leave the molecules out, or set --sampling displace",
-        )
+    check_strain(bare, strain)
     noise = _gaussian(bare, widths)
     return _draw(bare, "strain", n_per_structure, seed, noise, strain=strain)
 

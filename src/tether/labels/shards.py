@@ -26,7 +26,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-__all__ = ["Parts", "chunk_key", "open_parts", "pack_shard", "read_shard", "write_shard"]
+__all__ = [
+    "Parts",
+    "check_parts",
+    "chunk_key",
+    "open_parts",
+    "pack_shard",
+    "read_shard",
+    "write_shard",
+]
 
 _TENSORS = ("numbers", "positions", "ptr", "cell", "pbc", "charge", "spin")
 
@@ -155,6 +163,11 @@ class Parts:
     def _paths_done(self) -> set[Path]:
         return {self.path(index, key) for index, key in self.done.items()}
 
+    def remove_if_empty(self) -> None:
+        """Remove the folder if no chunk is finished: it would only be in the way of other calls."""
+        if not any(self.folder.glob("[0-9]*-*.npz")):
+            self.remove()
+
     def remove(self) -> None:
         """Remove the folder; a kill in between leaves no folder that looks resumable."""
         aside = self.folder.with_name(self.folder.name + ".removed")
@@ -168,8 +181,14 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {before.get(name)!r} → {now.get(name)!r}" for name in names)
 
 
-def open_parts(out: Path, parameters: Mapping[str, Any]) -> Parts:
-    """Start, or go on with, the labelling of `out`.
+def _stated(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    plain = json.loads(json.dumps(parameters))
+    digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+    return {"hash": digest, "parameters": plain}
+
+
+def check_parts(out: Path, parameters: Mapping[str, Any]) -> None:
+    """Whether the labelling of `out` can start or go on; changes nothing.
 
     Parameters
     ----------
@@ -178,27 +197,19 @@ def open_parts(out: Path, parameters: Mapping[str, Any]) -> Parts:
     parameters : mapping
         Everything that the labels depend on, apart from the structures; JSON.
 
-    Returns
-    -------
-    Parts
-        The folder and what is finished in it.
-
     Raises
     ------
     TetherError
         When `out` is there already and complete, or the parts have other parameters.
     """
     folder = out.with_name(out.name + ".parts")
-    shutil.rmtree(folder.with_name(folder.name + ".removed"), ignore_errors=True)
-    plain = json.loads(json.dumps(parameters))
-    digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
-    manifest = folder / "manifest.json"
+    manifest, now = folder / "manifest.json", _stated(parameters)
     if manifest.is_file():
         before = read_json(manifest)
-        if before["hash"] != digest:
+        if before["hash"] != now["hash"]:
             raise TetherError(
                 f"{folder} was begun with other parameters "
-                f"({_differences(before['parameters'], plain)})",
+                f"({_differences(before['parameters'], now['parameters'])})",
                 expected="the parameters that it was begun with",
                 fix=f"use those, another --out, or remove {folder} to start again",
             )
@@ -208,7 +219,25 @@ def open_parts(out: Path, parameters: Mapping[str, Any]) -> Parts:
             expected="a path that does not exist",
             fix=f"remove {out} or choose another --out",
         )
-    else:
-        write_json(manifest, {"hash": digest, "parameters": plain})
+
+
+def open_parts(out: Path, parameters: Mapping[str, Any]) -> Parts:
+    """Start, or go on with, the labelling of `out`.
+
+    Parameters
+    ----------
+    out, parameters
+        As for `check_parts`, which is called first.
+
+    Returns
+    -------
+    Parts
+        The folder and what is finished in it.
+    """
+    folder = out.with_name(out.name + ".parts")
+    check_parts(out, parameters)
+    shutil.rmtree(folder.with_name(folder.name + ".removed"), ignore_errors=True)
+    if not (folder / "manifest.json").is_file():
+        write_json(folder / "manifest.json", _stated(parameters))
     shards = [path.stem.partition("-") for path in folder.glob("[0-9]*-*.npz")]
     return Parts(folder, {int(index): key for index, _, key in shards})

@@ -258,7 +258,7 @@ def test_json_refusals(tmp_path: Path) -> None:
     with pytest.raises(TetherError, match="cannot be read .Is a directory"):
         Split.from_json(tmp_path)
     (tmp_path / "folder.json").mkdir()
-    with pytest.raises(TetherError, match=r"cannot write .*folder.json: it is a folder"):
+    with pytest.raises(TetherError, match=r"folder.json is a folder; expected a file name"):
         small().to_json(tmp_path / "folder.json")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["folder.json", "split.json"]
 

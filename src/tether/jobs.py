@@ -194,7 +194,7 @@ def check_jobs(jobs: Sequence[Job], *, structures: bool = True) -> None:
 
 def _check(job: Job, *, structures: bool) -> None:
     if job.recipe is None:
-        check_fingerprint(job.config.inputs(), out=job.out, seed=job.seed)
+        check_fingerprint(job.config.inputs(), out=job.out, seed=job.seed, structures=structures)
         return
     check_run(
         job.config.inputs(),

@@ -166,10 +166,8 @@ def predict(
 
     Parameters
     ----------
-    folder : Path
-        A finished run.
-    source : Path
-        Anything that `prepare` reads, or a store.
+    folder, source
+        As for `open_prediction`.
     out : Path, optional
         ``.parquet``, ``.csv`` or ``.xyz``/``.extxyz``; written atomically.
     progress : callable

@@ -290,3 +290,18 @@ def test_an_extensive_target_needs_every_element_in_training(
                 out=tmp_path / "run",
                 backbone=BackboneChoice("tiny", {"n_features": 16}),
             )
+
+
+def test_a_finished_fit_is_recognised_without_its_packages(
+    finished: Any, workspace: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        raise TetherError("a package is missing", expected="it", fix="install it")
+
+    monkeypatch.setattr("tether.outside.fit.check_packages", refuse)
+    inputs = workspace.inputs("gap", "sparse")
+    check_fingerprint(inputs, out=finished.folder, settings=SMALL, structures=False)
+    with pytest.raises(TetherError, match="other seed"):
+        check_fingerprint(inputs, out=finished.folder, seed=1, settings=SMALL, structures=False)
+    with pytest.raises(TetherError, match="a package is missing"):
+        check_fingerprint(inputs, out=tmp_path / "new", settings=SMALL, structures=False)

@@ -74,13 +74,13 @@ class LabelReport:
 
     out: str
     level_of_theory: str
-    n_structures: int
-    n: int
-    failures: tuple[Failure, ...]
-    n_resumed: int
-    seconds: float
-    structures_per_second: float
-    force_rms: float
+    n_structures: int = 0
+    n: int = 0
+    failures: tuple[Failure, ...] = ()
+    n_resumed: int = 0
+    seconds: float = 0.0
+    structures_per_second: float = 0.0
+    force_rms: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain mapping, for JSON."""
@@ -294,21 +294,30 @@ def label_structures(
     metadata = _metadata(settings, origin)
     parameters = {**metadata, "chunk_size": chunk_size, "max_atoms": max_atoms}
     if dry_run:
-        return _dry_report(out, origin, parameters)
+        check_parts(out, parameters)
+        return LabelReport(str(out), origin.level_of_theory)
     with _open_workers(workers, origin, ray) as crew:
         parts = open_parts(out, parameters)
         chunks = Chunks(pieces(source, chunk_size, indices=indices), parts, settings)
         rate = _drain(run_tasks(chunks.unfinished(), crew), chunks, parts, progress)
     merge = _finish(out, chunks, parts, metadata, with_)
+    return _report(out, origin, chunks, merge, seconds=time.monotonic() - began, rate=rate)
+
+
+def _report(
+    out: Path, origin: _Origin, chunks: Chunks, merge: Merge, *, seconds: float, rate: float
+) -> LabelReport:
     return LabelReport(
-        str(out), origin.level_of_theory, chunks.n_structures, merge.n, tuple(merge.failures),
-        chunks.n_resumed, time.monotonic() - began, rate, merge.force_rms,
-    )  # fmt: skip
-
-
-def _dry_report(out: Path, origin: _Origin, parameters: dict[str, Any]) -> LabelReport:
-    check_parts(out, parameters)
-    return LabelReport(str(out), origin.level_of_theory, 0, 0, (), 0, 0.0, 0.0, 0.0)
+        out=str(out),
+        level_of_theory=origin.level_of_theory,
+        n_structures=chunks.n_structures,
+        n=merge.n,
+        failures=tuple(merge.failures),
+        n_resumed=chunks.n_resumed,
+        seconds=seconds,
+        structures_per_second=rate,
+        force_rms=merge.force_rms,
+    )
 
 
 def _check_numbers(chunk_size: int, max_force: float, workers: int | None, ray: str | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -84,29 +85,31 @@ def fit_fingerprint(
         For bad input, a missing package, or a folder in which another process is fitting; before
         anything is written.
     """
-    ready = _prepare(inputs, settings or BoostingSettings(), seed)
+    check_packages()
+    opened = _open(inputs, settings or BoostingSettings(), seed)
+    _check_structures(opened)
     run = Run(out)
-    run.claim(ready.identity)
+    run.claim(opened.identity)
     with run.held():
         if not run.is_complete:
-            _run(ready, run)
+            _run(opened, run)
     return run
 
 
-def _run(ready: _Ready, run: Run) -> None:
+def _run(opened: _Opened, run: Run) -> None:
     if not run.split.exists():
-        ready.data.split.to_json(run.split)
-        write_json(run.provenance, _provenance(ready))
+        opened.data.split.to_json(run.split)
+        write_json(run.provenance, _provenance(opened))
     cut_log(run.log, -1)
     start = time.monotonic()
     # As many threads as the process was given: scikit-learn's own would take every core.
     with threadpool_limits(torch.get_num_threads(), user_api="openmp"):
-        val = _Table.of(ready, "val")
-        trees = _fit(ready, run, val)
+        val = _Table.of(opened, "val")
+        trees = _fit(opened, run, val)
         write_results(
             run,
-            _judged(ready, trees, val),
-            {name: target.unit for name, target in ready.targets.items()},
+            _judged(opened, trees, val),
+            {name: target.unit for name, target in opened.targets.items()},
             forgetting=None,
             property_steps=0,
             forcefield_steps=0,
@@ -122,6 +125,7 @@ def check_fingerprint(
     out: Path,
     seed: int = 0,
     settings: BoostingSettings | None = None,
+    structures: bool = True,
 ) -> None:
     """Refuse what `fit_fingerprint` would refuse, without fitting or writing.
 
@@ -129,22 +133,30 @@ def check_fingerprint(
     ----------
     inputs, out, seed, settings
         As for `fit_fingerprint`.
+    structures : bool
+        Also read the structures; else only files, packages and run folder are checked. A finished
+        run needs no package.
 
     Raises
     ------
     TetherError
         For bad input or a missing package.
     """
-    Run(out).check(_prepare(inputs, settings or BoostingSettings(), seed).identity)
+    run = Run(out)
+    if not run.is_complete:
+        check_packages()
+    opened = _open(inputs, settings or BoostingSettings(), seed)
+    if structures:
+        _check_structures(opened)
+    run.check(opened.identity)
 
 
 @dataclass(frozen=True)
-class _Ready:
-    """Everything opened and checked; nothing written yet."""
+class _Opened:
+    """Files opened and checked; nothing written yet."""
 
     data: OpenedInputs
     targets: dict[str, Target]
-    scales: dict[str, PropertyHead]
     settings: BoostingSettings
     seed: int
 
@@ -159,9 +171,17 @@ class _Ready:
             "data": self.data.fingerprints(),
         }
 
+    @cached_property
+    def scales(self) -> dict[str, PropertyHead]:
+        """Heads of which only the scale is used: the labels are what every other recipe has."""
+        train = self.data.store.batch(self.data.split.indices["train"])
+        heads = {name: PropertyHead(one, 1, n_hidden=0) for name, one in self.targets.items()}
+        for head in heads.values():
+            head.fit_scale(train)
+        return heads
 
-def _prepare(inputs: AdaptInputs, settings: BoostingSettings, seed: int) -> _Ready:
-    check_packages()
+
+def _open(inputs: AdaptInputs, settings: BoostingSettings, seed: int) -> _Opened:
     data = OpenedInputs.open(inputs)
     targets = data.store.targets_named(inputs.targets)
     for name, target in targets.items():
@@ -172,25 +192,24 @@ def _prepare(inputs: AdaptInputs, settings: BoostingSettings, seed: int) -> _Rea
                 expected="one number for each structure, as a fingerprint has one row for each",
                 fix=f"leave {METHOD!r} out, or choose a scalar target of structures",
             )
-    train = data.store.batch(data.split.indices["train"])
-    # Of these heads only the scale is used: the labels are what they are for every other recipe.
-    scales = {name: PropertyHead(target, 1, n_hidden=0) for name, target in targets.items()}
-    for scale in scales.values():
-        scale.fit_scale(train)
+    return _Opened(data, targets, settings, seed)
+
+
+def _check_structures(opened: _Opened) -> None:
+    data = opened.data
     for name, rows in data.split.indices.items():
         if name != "train":
-            check_elements(scales.values(), {name: data.store.batch(rows)})
+            check_elements(opened.scales.values(), {name: data.store.batch(rows)})
     val = np.asarray(data.split.indices["val"])
-    check_validation_labels({name: data.store.label(name)[val] for name in targets})
-    return _Ready(data, targets, scales, settings, seed)
+    check_validation_labels({name: data.store.label(name)[val] for name in opened.targets})
 
 
-def _provenance(ready: _Ready) -> dict[str, Any]:
+def _provenance(opened: _Opened) -> dict[str, Any]:
     return {
         "method": METHOD,
         "n_columns": len(column_names()),
-        "targets": [target.to_dict() for target in ready.targets.values()],
-        "data": ready.data.fingerprints(),
+        "targets": [target.to_dict() for target in opened.targets.values()],
+        "data": opened.data.fingerprints(),
         "level_check": None,
         **environment(),
     }
@@ -204,9 +223,9 @@ class _Table:
     matrix: NDArray[np.float32]
 
     @classmethod
-    def of(cls, ready: _Ready, subset: str) -> _Table:
-        rows = np.asarray(ready.data.split.indices[subset])
-        batches = list(pieces(ready.data.store, _PIECE, indices=rows))
+    def of(cls, opened: _Opened, subset: str) -> _Table:
+        rows = np.asarray(opened.data.split.indices[subset])
+        batches = list(pieces(opened.data.store, _PIECE, indices=rows))
         return cls(collate(batches), np.concatenate([fingerprint_matrix(b) for b in batches]))
 
     def labels(self, target: str) -> NDArray[np.float64]:
@@ -224,13 +243,13 @@ class _Table:
         return values
 
 
-def _fit(ready: _Ready, run: Run, val: _Table) -> dict[str, BoostedTrees]:
+def _fit(opened: _Opened, run: Run, val: _Table) -> dict[str, BoostedTrees]:
     """The best trees of each target; every trial is logged."""
-    train = _Table.of(ready, "train")
+    train = _Table.of(opened, "train")
     best, step = {}, 0
-    for name, scale in ready.scales.items():
+    for name, scale in opened.scales.items():
         fits = fit_boosting(
-            train.standardised(scale), val.standardised(scale), ready.settings, seed=ready.seed
+            train.standardised(scale), val.standardised(scale), opened.settings, seed=opened.seed
         )
         for fitted in fits:
             step += fitted.trial.n_fitted
@@ -250,14 +269,14 @@ def _fit(ready: _Ready, run: Run, val: _Table) -> dict[str, BoostedTrees]:
     return best
 
 
-def _judged(ready: _Ready, trees: Mapping[str, BoostedTrees], val: _Table) -> Iterator[Judged]:
-    for subset in ready.data.split.indices:
+def _judged(opened: _Opened, trees: Mapping[str, BoostedTrees], val: _Table) -> Iterator[Judged]:
+    for subset in opened.data.split.indices:
         if subset == "train":
             continue
-        table = val if subset == "val" else _Table.of(ready, subset)
+        table = val if subset == "val" else _Table.of(opened, subset)
         yield Judged(
             subset,
             dict.fromkeys(trees, table.batch.ids),
-            {name: table.predicted(ready.scales[name], fit) for name, fit in trees.items()},
+            {name: table.predicted(opened.scales[name], fit) for name, fit in trees.items()},
             {name: table.labels(name) for name in trees},
         )

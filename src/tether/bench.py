@@ -10,15 +10,23 @@ from tether.errors import TetherError
 from tether.jobs import Job, check_jobs, plan, run_jobs
 from tether.outside.published import published_figures
 from tether.report.suite import build_suite_report
-from tether.serialization import write_json
+from tether.serialization import read_json, write_json
 from tether.suites.results import suite_results
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tether.suites.suite import Stage, Suite
 
-__all__ = ["check_finished", "prepare_suite", "run_suite", "suite_jobs", "write_results"]
+__all__ = [
+    "check_finished",
+    "check_stages",
+    "prepare_suite",
+    "run_suite",
+    "suite_jobs",
+    "write_results",
+]
 
 
 def suite_jobs(suite: Suite) -> list[Job]:
@@ -52,13 +60,15 @@ def prepare_suite(
     Raises
     ------
     TetherError
-        When a command fails; it has said why.
+        As of `check_stages`; when a command fails, which has said why.
     """
+    check_stages(suite)
     for stage in suite.stages:
         report(stage, "done" if stage.is_done else "running")
         if stage.is_done:
             continue
         stage.out.parent.mkdir(parents=True, exist_ok=True)
+        write_json(_beside(stage), {"command": stage.template})
         # A process of its own: what a stage holds in memory is gone before the runs start.
         command = [sys.executable, "-m", "tether.cli", *stage.arguments]
         if subprocess.run(command, check=False).returncode:  # noqa: S603  (tether's own verbs)
@@ -67,6 +77,39 @@ def prepare_suite(
                 expected=f"{stage.out}",
                 fix="see the error above; the same command continues",
             )
+
+
+def check_stages(suite: Suite) -> None:
+    """Refuse data that another command made than the one that the suite has now.
+
+    What a user put there by hand is taken as it is: no command is recorded beside it.
+
+    Parameters
+    ----------
+    suite : Suite
+        From `load_suite`.
+
+    Raises
+    ------
+    TetherError
+        With both commands.
+    """
+    for stage in suite.stages:
+        if not stage.is_done or not _beside(stage).exists():
+            continue
+        made_by = read_json(_beside(stage))["command"]
+        if made_by != stage.template:
+            raise TetherError(
+                f"{stage.out} was made by `tether {made_by}`",
+                expected=f"`tether {stage.template}`, as the suite says now",
+                fix="delete it with what was made from it, choose another --out, "
+                "or write the stage as it was",
+            )
+
+
+def _beside(stage: Stage) -> Path:
+    """Where the command of a stage is kept: a copy of the data takes it along, or leaves it."""
+    return stage.out.with_name(stage.out.name + ".stage.json")
 
 
 def run_suite(

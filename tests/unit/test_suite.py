@@ -359,6 +359,23 @@ def test_a_stage_that_fails_stops_the_suite(workspace: Any, tmp_path: Path) -> N
     assert not suite.stages[0].is_done
 
 
+def test_data_of_another_command_are_refused(done: tuple[str, Path], tmp_path: Path) -> None:
+    path, out = done
+    content = yaml.safe_load(Path(path).read_text())
+    first = content["stages"][0]
+    changed = Path(_write(tmp_path, {**content, "stages": [f"{first} --seed 7"]}))
+    split = load_suite(str(changed), out=out)
+    with pytest.raises(TetherError, match=r"was made by `tether .*--seed 7`, as the suite says"):
+        prepare_suite(split)
+    # Moved as a whole, or where nothing says what made it, it is taken.
+    moved = tmp_path / "moved"
+    shutil.copytree(out, moved)
+    prepare_suite(load_suite(path, out=moved))
+    for record in moved.rglob("*.stage.json"):
+        record.unlink()
+    prepare_suite(load_suite(str(changed), out=moved))
+
+
 def test_tests_over_other_tasks_are_another_family() -> None:
     # On three tasks: full and mft against scratch; on two of them only: lora.
     errors = {"scratch": [4.0, 5.0, 6.0], "full": [3.0, 4.0, 5.5], "mft": [2.0, 3.0, 4.0]}

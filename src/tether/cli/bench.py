@@ -43,7 +43,14 @@ def bench_command(
     dry_run: DryRunOption = False,
 ) -> None:
     """Run a suite of comparisons; a killed one goes on, and what is finished is not run again."""
-    from tether.bench import check_finished, prepare_suite, run_suite, suite_jobs, write_results
+    from tether.bench import (
+        check_finished,
+        check_stages,
+        prepare_suite,
+        run_suite,
+        suite_jobs,
+        write_results,
+    )
     from tether.cli.bench_tables import print_results, print_stages
     from tether.cli.progress import run_progress
     from tether.suites.suite import load_suite
@@ -60,6 +67,7 @@ def bench_command(
     jobs = suite_jobs(suite)
     console = Console(stderr=as_json)
     if dry_run:
+        check_stages(suite)
         _print_plan(suite, {job.label: job.is_complete for job in jobs}, console, as_json=as_json)
         return
     # Whatever was asked to run now, the results are those of everything that is there.

@@ -41,11 +41,16 @@ from tether.run import Run
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    #: Of a task, for its placeholders.
+    Values = Mapping[str, Any]
+
 __all__ = ["Stage", "Suite", "Task", "load_suite", "suite_names"]
 
 #: Verbs that a stage may use: those that make data, or backbones.
 STAGE_VERBS = ("prepare", "split", "label", "pretrain")
 _FOLDER = files(__package__)
+#: Folders that stay as the suite names them.
+_NAMED = {"out": "{out}", "data": "{data}"}
 
 
 class SuiteFile(Closed):
@@ -98,10 +103,13 @@ class Stage:
         Of ``tether``.
     out : Path
         What it makes; where it is there, the stage is done.
+    template : str
+        The command before the folders were filled in.
     """
 
     arguments: tuple[str, ...]
     out: Path
+    template: str
 
     @property
     def is_done(self) -> bool:
@@ -205,6 +213,7 @@ def load_suite(
         _known([key for key in (content.axis, content.groups) if key], given, "value of a task")
     folders = {"out": str(out), **({} if data is None else {"data": str(data)})}
     values = {task: _values(task, given, folders) for task, given in content.tasks.items()}
+    pairs = {t: (values[t], _values(t, given, _NAMED)) for t, given in content.tasks.items()}
     wanted = [task for task in content.tasks if not tasks or task in tasks]
     configs = {task: _config(content, task, values[task], overrides) for task in wanted}
     if content.axis:
@@ -230,7 +239,7 @@ def load_suite(
             for task, config in configs.items()
             if config.methods()  # not every task has every recipe
         ),
-        stages=tuple(_needed(content.stages, values, wanted)),
+        stages=tuple(_needed(content.stages, pairs, wanted)),
         out=out,
     )
 
@@ -344,26 +353,26 @@ def _only(config: Config, recipes: Sequence[str]) -> Config:
     return config.model_copy(update={"recipes": chosen, "outside": outside})
 
 
-def _stages(templates: Sequence[str], values: Mapping[str, Mapping[str, Any]]) -> list[Stage]:
+def _stages(templates: Sequence[str], tasks: Sequence[tuple[Values, Values]]) -> list[Stage]:
     """Each template for each task, stage by stage; commands that come out the same stand once."""
-    stages = (_stage(text, given) for text in templates for given in values.values())
+    stages = (_stage(text, *values) for text in templates for values in tasks)
     return list(dict.fromkeys(stages))
 
 
 def _needed(
-    templates: Sequence[str], values: Mapping[str, Mapping[str, Any]], wanted: Sequence[str]
+    templates: Sequence[str], tasks: Mapping[str, tuple[Values, Values]], wanted: Sequence[str]
 ) -> list[Stage]:
     """Stages of the wanted tasks, and those of other tasks whose result one of them reads."""
-    own = _stages(templates, {task: values[task] for task in wanted})
+    own = _stages(templates, [tasks[task] for task in wanted])
     needed: list[Stage] = []
-    for stage in reversed(_stages(templates, values)):
+    for stage in reversed(_stages(templates, list(tasks.values()))):
         read = (text for later in needed for text in later.arguments)
         if stage in own or any(str(stage.out) in text for text in read):
             needed.append(stage)
     return needed[::-1]
 
 
-def _stage(template: str, values: Mapping[str, Any]) -> Stage:
+def _stage(template: str, values: Values, named: Values) -> Stage:
     try:
         parts = shlex.split(template)
     except ValueError as error:
@@ -378,4 +387,5 @@ def _stage(template: str, values: Mapping[str, Any]) -> Stage:
             expected=f"one of {', '.join(STAGE_VERBS)}, with --out",
             fix="write it as on the command line, without `tether`",
         )
-    return Stage(arguments, Path(arguments[arguments.index("--out") + 1]))
+    out = Path(arguments[arguments.index("--out") + 1])
+    return Stage(arguments, out, shlex.join(_filled(part, named) for part in parts))

@@ -15,7 +15,7 @@ from tether.metrics.intervals import (
     paired_gain,
     seed_pooled_interval,
 )
-from tether.metrics.resampling import _counts, drawn_means
+from tether.metrics.resampling import Losses, _kept_counts, drawn_means
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -139,25 +139,25 @@ def test_reproducible_and_independent_of_memory_chunks(monkeypatch: pytest.Monke
     assert whole == bootstrap_interval(errors)
     assert whole != bootstrap_interval(errors, seed=1)
     monkeypatch.setattr("tether.metrics.resampling._CHUNK", 700)
-    _counts.cache_clear()
+    _kept_counts.cache_clear()
     chunked = bootstrap_interval(errors)
     assert chunked.low == pytest.approx(whole.low, rel=1e-12)
     assert chunked.value == whole.value
 
 
 def test_kept_draws_are_those_of_the_generators_state() -> None:
-    losses = [np.random.default_rng(6).exponential(size=(2, 50))]
+    losses = [Losses(np.random.default_rng(6).exponential(size=(2, 50)))]
     generator = np.random.default_rng(7)
     first, second = (drawn_means(generator, losses, 30)[0] for _ in range(2))
     assert not np.array_equal(first, second)
-    _counts.cache_clear()
+    _kept_counts.cache_clear()
     again = np.random.default_rng(7)
     for expected in (first, second):
         np.testing.assert_array_equal(drawn_means(again, losses, 30)[0], expected)
     # What is drawn next is the same too, whether the draws were made or kept.
     assert again.random() == generator.random()
     by_hand = np.random.default_rng(7).integers(50, size=(30, 50))
-    np.testing.assert_allclose(first, losses[0][:, by_hand].mean(axis=2), rtol=1e-12)
+    np.testing.assert_allclose(first, losses[0].sums[:, by_hand].mean(axis=2), rtol=1e-12)
 
 
 # --- gains --------------------------------------------------------------------------------------
@@ -298,3 +298,23 @@ def test_atoms_of_a_molecule_are_no_evidence_of_their_own() -> None:
             rejected[kind] += gain.p_value < 0.05
     assert rejected["molecules"] < 9
     assert rejected["atoms"] > 25
+
+
+def test_sizes_of_structures_are_no_spread() -> None:
+    """Every atom has the same error: whatever is drawn, the mean over its atoms is that."""
+    errors = tuple(np.ones(size) for size in [3] * 50 + [100] * 10)
+    for statistic in ("mae", "rmse"):
+        found = bootstrap_interval(errors, statistic)
+        assert (found.value, found.low, found.high) == pytest.approx((1.0, 1.0, 1.0))
+    # A structure without a label is none, wherever it stands.
+    empty = np.empty(0)
+    ragged = (np.array([1.0, 2.0]), empty, np.array([4.0]), empty)
+    assert bootstrap_interval(ragged) == bootstrap_interval((ragged[0], ragged[2]))
+    assert bootstrap_interval(ragged).value == pytest.approx(7 / 3)
+
+
+def test_draws_that_are_too_many_to_keep_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = [np.random.default_rng(s).normal(size=700) for s in range(3)]
+    kept = seed_pooled_interval(errors, "rmse", n_resamples=500)
+    monkeypatch.setattr("tether.metrics.resampling._KEPT", 0)
+    assert seed_pooled_interval(errors, "rmse", n_resamples=500) == kept

@@ -10,6 +10,7 @@ from tether.errors import TetherError
 from tether.metrics.intervals import Gain, Interval
 from tether.metrics.resampling import (
     ErrorsLike,
+    Losses,
     Statistic,
     check_settings,
     drawn_means,
@@ -44,7 +45,8 @@ def fold_interval(
     With :math:`L_{fs}` the mean loss of seed s on fold f (:math:`|e|` or :math:`e^2`) and g the
     identity or the root, the value is :math:`\frac1F \sum_f \frac1S \sum_s g(L_{fs})`: each fold is
     one question, whatever its size. Weighted by structures it is
-    :math:`g(\sum_f n_f \bar L_f / \sum_f n_f)`, the error of a structure drawn from all folds.
+    :math:`g(\sum_f n_f \bar L_f / \sum_f n_f)`, the error of a structure drawn from all folds; of
+    a property of atoms, of an atom.
 
     A resample draws F − 1 of F folds, in each S − 1 of its S seeds, and its structures, all with
     replacement; see `seed_pooled_interval`, which this is for one fold. The interval speaks of
@@ -131,7 +133,7 @@ def fold_gain(
     check_settings(min(n_resamples, n_permutations), level)
     a = _folds(errors_a, statistic, weighting, "errors_a")
     b = _folds(errors_b, statistic, weighting, "errors_b")
-    sizes = [[fold.shape[1] for fold in folds] for folds in (a, b)]
+    sizes = [[fold.n for fold in folds] for folds in (a, b)]
     if sizes[0] != sizes[1]:
         raise TetherError(
             f"`errors_a` has folds of {sizes[0]} structures and `errors_b` of {sizes[1]}",
@@ -157,7 +159,7 @@ def fold_gain(
 
 
 def _draws(
-    methods: Sequence[Sequence[NDArray[np.float64]]],
+    methods: Sequence[Sequence[Losses]],
     statistic: Statistic,
     weighting: Weighting,
     n_resamples: int,
@@ -170,7 +172,7 @@ def _draws(
     for f in range(n_folds):
         losses = [method[f] for method in methods]
         # As many seeds: the s-th of each share initialisation and order of data.
-        counts = sorted({len(one) for one in losses})
+        counts = sorted({one.n_seeds for one in losses})
         of_seeds = {n: unit_weights(generator, n, n_resamples) for n in counts}
         for m, means in enumerate(drawn_means(generator, losses, n_resamples)):
             by_seed = statistic_of(means, statistic) if weighting == "fold" else means
@@ -181,27 +183,25 @@ def _draws(
     return list(statistic_of(found, statistic) if weighting == "structure" else found)
 
 
-def _value(
-    folds: Sequence[NDArray[np.float64]], statistic: Statistic, weighting: Weighting
-) -> float:
+def _value(folds: Sequence[Losses], statistic: Statistic, weighting: Weighting) -> float:
     by_fold = np.array([_seed_mean(fold, statistic, weighting) for fold in folds])
     mean = np.average(by_fold, weights=_weights(folds, weighting))
     return float(statistic_of(mean, statistic) if weighting == "structure" else mean)
 
 
-def _seed_mean(fold: NDArray[np.float64], statistic: Statistic, weighting: Weighting) -> float:
-    means = fold.mean(axis=1)
+def _seed_mean(fold: Losses, statistic: Statistic, weighting: Weighting) -> float:
+    means = fold.means()
     return float((statistic_of(means, statistic) if weighting == "fold" else means).mean())
 
 
-def _weights(folds: Sequence[NDArray[np.float64]], weighting: Weighting) -> NDArray[np.float64]:
-    sizes = np.array([fold.shape[1] for fold in folds], dtype=np.float64)
+def _weights(folds: Sequence[Losses], weighting: Weighting) -> NDArray[np.float64]:
+    sizes = np.array([fold.n_errors for fold in folds], dtype=np.float64)
     return sizes if weighting == "structure" else np.ones_like(sizes)
 
 
 def _folds(
     errors: Sequence[Sequence[ErrorsLike]], statistic: str, weighting: str, name: str
-) -> list[NDArray[np.float64]]:
+) -> list[Losses]:
     if weighting not in get_args(Weighting):
         raise TetherError(
             f"`weighting` is {weighting!r}", expected="fold or structure", fix="weighting='fold'"

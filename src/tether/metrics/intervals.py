@@ -10,6 +10,7 @@ import numpy as np
 from tether.errors import TetherError
 from tether.metrics.resampling import (
     ErrorsLike,
+    Losses,
     Statistic,
     check_settings,
     drawn_means,
@@ -162,10 +163,10 @@ def seed_pooled_interval(
     check_settings(n_resamples, level)
     generator = np.random.default_rng(seed)
     (means,) = drawn_means(generator, [losses], n_resamples)
-    weights = unit_weights(generator, len(losses), n_resamples)
+    weights = unit_weights(generator, losses.n_seeds, n_resamples)
     draws = np.einsum("bs,sb->b", weights, statistic_of(means, statistic))
     low, high = percentiles(draws, level)
-    return Interval(float(statistic_of(losses.mean(axis=1), statistic).mean()), low, high)
+    return Interval(float(statistic_of(losses.means(), statistic).mean()), low, high)
 
 
 def paired_gain(
@@ -218,14 +219,14 @@ def paired_gain(
     """
     a = losses_of(errors_a, statistic, "errors_a")
     b = losses_of(errors_b, statistic, "errors_b")
-    if a.shape[1] != b.shape[1]:
+    if a.n != b.n:
         raise TetherError(
-            f"`errors_a` has {a.shape[1]} molecules and `errors_b` {b.shape[1]}",
+            f"`errors_a` has {a.n} molecules and `errors_b` {b.n}",
             expected="the same molecules",
             fix="evaluate both methods on one test set",
         )
     check_settings(min(n_resamples, n_permutations), level)
-    if not b.any():
+    if not b.sums.any():
         raise TetherError(
             "the reference has no error at all",
             expected="a positive error",
@@ -233,21 +234,23 @@ def paired_gain(
         )
     draws = _gain_draws(a, b, statistic, n_resamples, seed)
     low, high = percentiles(draws, level)
-    mean_a, mean_b = (float(statistic_of(x.mean(axis=1), statistic).mean()) for x in (a, b))
-    p_value = exchange_test(a.mean(axis=0) - b.mean(axis=0), n_permutations, seed)
+    mean_a, mean_b = (float(statistic_of(x.means(), statistic).mean()) for x in (a, b))
+    p_value = exchange_test(a.sums.mean(axis=0) - b.sums.mean(axis=0), n_permutations, seed)
     return Gain(100 * (1 - mean_a / mean_b), low, high, p_value)
 
 
 def _gain_draws(
-    a: NDArray[np.float64],
-    b: NDArray[np.float64],
+    a: Losses,
+    b: Losses,
     statistic: Statistic,
     n_resamples: int,
     seed: int,
 ) -> NDArray[np.float64]:
     generator = np.random.default_rng(seed)
     drawn = drawn_means(generator, [a, b], n_resamples)
-    weights = {n: unit_weights(generator, n, n_resamples) for n in dict.fromkeys((len(a), len(b)))}
+    weights = {
+        n: unit_weights(generator, n, n_resamples) for n in dict.fromkeys((a.n_seeds, b.n_seeds))
+    }
     mean_a, mean_b = (
         np.einsum("bs,sb->b", weights[len(means)], statistic_of(means, statistic))
         for means in drawn

@@ -10,6 +10,7 @@ from tether.errors import TetherError
 from tether.metrics.intervals import Interval
 from tether.metrics.resampling import (
     ErrorsLike,
+    Losses,
     Statistic,
     check_settings,
     drawn_means,
@@ -22,7 +23,6 @@ from tether.metrics.resampling import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import NDArray
 
 __all__ = ["distance_to_limit", "limit_interval"]
 
@@ -106,7 +106,7 @@ def limit_interval(
     ]
     _check(losses)
     generator = np.random.default_rng(seed)
-    counts = sorted({len(ood) for ood, _ in losses})
+    counts = sorted({ood.n_seeds for ood, _ in losses})
     weights = {n: unit_weights(generator, n, n_resamples) for n in counts}
     drawn = np.empty((2, 2, n_resamples))  # method or reference, OOD or ID
     for side in (0, 1):
@@ -124,20 +124,20 @@ def limit_interval(
     return Interval(value, *percentiles(ratio, level))
 
 
-def _mean(losses: NDArray[np.float64], statistic: Statistic) -> float:
-    return float(statistic_of(losses.mean(axis=1), statistic).mean())
+def _mean(losses: Losses, statistic: Statistic) -> float:
+    return float(statistic_of(losses.means(), statistic).mean())
 
 
-def _check(losses: list[list[NDArray[np.float64]]]) -> None:
+def _check(losses: list[list[Losses]]) -> None:
     for each in losses:
-        if len(each[0]) != len(each[1]):
+        if each[0].n_seeds != each[1].n_seeds:
             raise TetherError(
-                f"there are {len(each[0])} seeds on OOD and {len(each[1])} on ID",
+                f"there are {each[0].n_seeds} seeds on OOD and {each[1].n_seeds} on ID",
                 expected="the same seeds",
                 fix="evaluate every seed on both sets",
             )
     for side, name in enumerate(("OOD", "ID")):
-        n, n_reference = (each[side].shape[1] for each in losses)
+        n, n_reference = (each[side].n for each in losses)
         if n != n_reference:
             raise TetherError(
                 f"the {name} sets have {n} and {n_reference} structures",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypeGuard, get_args
 
@@ -11,12 +12,13 @@ import numpy as np
 from tether.errors import TetherError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
     "ErrorsLike",
+    "Losses",
     "Statistic",
     "StructureErrors",
     "check_settings",
@@ -38,6 +40,48 @@ ErrorsLike: TypeAlias = "ArrayLike | tuple[NDArray[np.float64], ...]"
 # Numbers held at once by a resampling, whatever the size of the test set: 2 MiB of doubles, which a
 # processor's cache holds.
 _CHUNK = 262_144
+# Draws that are kept for the next question: 64 MiB of counts, 33,000 structures at 1,000 resamples.
+_KEPT = 33_554_432
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Losses of structures, each the sum of those of its atoms where the property is of atoms.
+
+    Attributes
+    ----------
+    sums : array, shape (n_seeds, n)
+        Absolute or squared errors, in the unit of the errors or its square.
+    counts : array, shape (n,), or None
+        Errors in each structure; None where each has one.
+    """
+
+    sums: NDArray[np.float64]
+    counts: NDArray[np.float64] | None = None
+
+    @property
+    def n_seeds(self) -> int:
+        """How many seeds."""
+        return len(self.sums)
+
+    @property
+    def n(self) -> int:
+        """How many structures."""
+        return int(self.sums.shape[1])
+
+    @property
+    def n_errors(self) -> int:
+        """How many errors a seed has."""
+        return self.n if self.counts is None else int(self.counts.sum())
+
+    def means(self) -> NDArray[np.float64]:
+        """Mean over all errors, shape (n_seeds,)."""
+        means: NDArray[np.float64]
+        if self.counts is None:
+            means = self.sums.mean(axis=1)
+        else:
+            means = self.sums.sum(axis=1) / self.counts.sum()
+        return means
 
 
 def flat_errors(errors: ErrorsLike) -> NDArray[np.float64]:
@@ -51,9 +95,7 @@ def _is_ragged(errors: ErrorsLike) -> TypeGuard[tuple[NDArray[np.float64], ...]]
     return isinstance(errors, tuple) and bool(errors) and np.ndim(errors[0]) == 1
 
 
-def losses_of(
-    errors_by_seed: Sequence[ErrorsLike], statistic: str, name: str
-) -> NDArray[np.float64]:
+def losses_of(errors_by_seed: Sequence[ErrorsLike], statistic: str, name: str) -> Losses:
     """Losses of each structure, whose mean gives the statistic.
 
     Parameters
@@ -61,15 +103,14 @@ def losses_of(
     errors_by_seed : sequence of ErrorsLike
         Prediction minus truth; row i is the same structure in each.
     statistic : {"mae", "rmse"}
-        Absolute or squared errors; of several in a structure their sum, so scaled that the mean
-        over structures is that over all of them.
+        Absolute or squared errors.
     name : str
         What the caller calls the errors.
 
     Returns
     -------
-    array, shape (n_seeds, n)
-        In the unit of the errors, or its square.
+    Losses
+        Of the structures that have any error: those without one have no part in it.
 
     Raises
     ------
@@ -99,12 +140,10 @@ def losses_of(
         )
     losses = np.abs(stacked) if statistic == "mae" else np.square(stacked)
     if not sizes:
-        return losses
-    (counts,) = sizes
+        return Losses(losses)
+    counts = np.array([count for count in sizes.pop() if count])
     starts = np.cumsum([0, *counts[:-1]])
-    sums: NDArray[np.float64] = np.add.reduceat(losses, starts, axis=1)
-    sums *= len(counts) / losses.shape[1]
-    return sums
+    return Losses(np.add.reduceat(losses, starts, axis=1), counts.astype(np.float64))
 
 
 def statistic_of(mean_loss: NDArray[np.float64], statistic: Statistic) -> NDArray[np.float64]:
@@ -113,16 +152,19 @@ def statistic_of(mean_loss: NDArray[np.float64], statistic: Statistic) -> NDArra
 
 
 def drawn_means(
-    generator: np.random.Generator, losses: Sequence[NDArray[np.float64]], n_resamples: int
+    generator: np.random.Generator, losses: Sequence[Losses], n_resamples: int
 ) -> list[NDArray[np.float64]]:
     """Mean losses of resampled structures, the same draw for all methods and seeds.
+
+    Of several errors in a structure it is the sum of those drawn over their number: structures of
+    different sizes then add nothing to the spread by their sizes alone.
 
     Parameters
     ----------
     generator : numpy.random.Generator
         Of `default_rng`; moved on by this. From the same state come the same draws, kept a while.
-    losses : sequence of array, each of shape (n_seeds, n)
-        By method, from `losses_of`.
+    losses : sequence of Losses
+        By method, of the same structures.
     n_resamples : int
         Draws, each of n out of n structures with replacement.
 
@@ -131,35 +173,54 @@ def drawn_means(
     list of array, each of shape (n_seeds, n_resamples)
         By method.
     """
-    n = losses[0].shape[1]
-    counts, after = _counts(json.dumps(generator.bit_generator.state), n, n_resamples)
-    generator.bit_generator.state = json.loads(after)
-    means = [np.empty((len(one), n_resamples)) for one in losses]
-    step = max(1, _CHUNK // n)
-    for start in range(0, n_resamples, step):
+    n = losses[0].n
+    means = [np.empty((one.n_seeds, n_resamples)) for one in losses]
+    place = 0
+    for some in _counts(generator, n, n_resamples):
+        block = slice(place, place := place + len(some))
         # A product in place of picking losses is ten times as fast.
-        some = counts[start : start + step].astype(np.float64)
+        drawn = some.astype(np.float64)
         for mean, one in zip(means, losses, strict=True):
-            mean[:, start : start + step] = one @ some.T / n
+            n_errors = n if one.counts is None else drawn @ one.counts
+            mean[:, block] = one.sums @ drawn.T / n_errors
     return means
+
+
+def _counts(
+    generator: np.random.Generator, n: int, n_resamples: int
+) -> Iterator[NDArray[np.uint16]]:
+    """How often each of n is drawn in each resample, a block of resamples at a time.
+
+    Nothing is drawn more than 65,535 times: even out of ever so many, 20 times is one in 10^18.
+    """
+    step = max(1, _CHUNK // n)
+    if n * n_resamples > _KEPT:
+        for start in range(0, n_resamples, step):
+            yield _block(generator, n, min(step, n_resamples - start))
+        return
+    counts, after = _kept_counts(json.dumps(generator.bit_generator.state), n, n_resamples)
+    generator.bit_generator.state = json.loads(after)
+    for start in range(0, n_resamples, step):
+        yield counts[start : start + step]
 
 
 # A summary asks hundreds of times for the same draws: those of its validation and test sets.
 @lru_cache(maxsize=4)
-def _counts(state: str, n: int, n_resamples: int) -> tuple[NDArray[np.uint16], str]:
-    """How often each of n is drawn in each resample by a generator in this state; its state after.
-
-    Nothing is drawn more than 65,535 times: even out of ever so many, 20 times is one in 10^18.
-    """
+def _kept_counts(state: str, n: int, n_resamples: int) -> tuple[NDArray[np.uint16], str]:
+    """All of them, by a generator in this state; its state after."""
     generator = np.random.default_rng()
     generator.bit_generator.state = json.loads(state)
-    counts = np.empty((n_resamples, n), dtype=np.uint16)
     step = max(1, _CHUNK // n)
-    for start in range(0, n_resamples, step):
-        some = counts[start : start + step]
-        for row, drawn in zip(some, generator.integers(n, size=some.shape), strict=True):
-            row[:] = np.bincount(drawn, minlength=n)
-    return counts, json.dumps(generator.bit_generator.state)
+    blocks = [
+        _block(generator, n, min(step, n_resamples - start))
+        for start in range(0, n_resamples, step)
+    ]
+    return np.concatenate(blocks), json.dumps(generator.bit_generator.state)
+
+
+def _block(generator: np.random.Generator, n: int, n_rows: int) -> NDArray[np.uint16]:
+    drawn = generator.integers(n, size=(n_rows, n))
+    return np.array([np.bincount(row, minlength=n) for row in drawn], dtype=np.uint16)
 
 
 def unit_weights(generator: np.random.Generator, n_units: int, n_draws: int) -> NDArray[np.float64]:

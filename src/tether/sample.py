@@ -22,6 +22,9 @@ __all__ = ["AtomSample", "EdgeSample", "sample_atoms", "sample_edges", "some_row
 MAX_SYSTEMS = 20_000
 #: A rarer class is left out where two others are not: its half has too few points to compare.
 LEAST_PER_CLASS = 10
+#: Classes where the paper's are not what the atoms are of. Crystals have hundreds; the ten most
+#: frequent are anions throughout, the first 40 have metals among them.
+MAX_CLASSES = 40
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,10 @@ class AtomSample:
         Its class, such as "C4".
     ptr : ndarray, shape (n_systems + 1,), int64
         Offsets of the structures' atoms.
+    n_left_out : int
+        Classes that occur among the structures drawn from and were not sampled.
+    share_left_out : float
+        Share of the atoms that are of those classes, 0 to 1.
     """
 
     rows: NDArray[np.int64]
@@ -53,6 +60,8 @@ class AtomSample:
     atom_idx: NDArray[np.int64]
     classes: NDArray[np.str_]
     ptr: NDArray[np.int64]
+    n_left_out: int
+    share_left_out: float
 
 
 @dataclass(frozen=True)
@@ -108,8 +117,10 @@ def sample_atoms(
 ) -> AtomSample:
     """Atoms of some structures, the same number of each class where there are as many.
 
-    Classes are the paper's ten (element × number of neighbours) where any of them occurs, and else
-    every class that does, as in crystals; rare ones are left out, see `LEAST_PER_CLASS`.
+    Classes are the paper's ten (element × number of neighbours) where at least half of the atoms
+    are of them, as in organic molecules, and else the most frequent of all classes, as in crystals:
+    at most `MAX_CLASSES`, with no more atoms in all than of ten. Rare ones are left out, see
+    `LEAST_PER_CLASS`.
 
     Parameters
     ----------
@@ -118,7 +129,7 @@ def sample_atoms(
     rows : ndarray, shape (n_rows,)
         Structures to draw from; of more than `MAX_SYSTEMS`, that many are drawn first.
     per_class : int
-        Atoms of each class.
+        Atoms of each class; of more than ten classes fewer, ten times as many in all.
     seed : int
         Of the draw.
     most : int, optional
@@ -148,9 +159,10 @@ def sample_atoms(
     classes = atom_classes(
         numbers, batch.positions.numpy(), ptr, batch.cell.numpy(), batch.pbc.numpy()
     )
-    keep = _kept(classes, per_class, PAPER_CLASSES)
-    if most is not None:
-        per_class = min(per_class, max(1, most // len(keep)))
+    ten = per_class * len(PAPER_CLASSES)
+    most = ten if most is None else min(most, ten)
+    keep = _atom_classes_kept(classes, per_class, most)
+    per_class = min(per_class, max(1, most // len(keep)))
     picked = balanced_sample(classes, per_class=per_class, seed=seed, keep=keep)
     system = np.searchsorted(ptr, picked, side="right") - 1
     used, place = np.unique(system, return_inverse=True)
@@ -166,6 +178,8 @@ def sample_atoms(
         atom_idx=atom_idx,
         classes=classes[picked],
         ptr=new_ptr,
+        n_left_out=len(np.unique(classes)) - len(keep),
+        share_left_out=float(1 - np.isin(classes, keep).mean()),
     )
 
 
@@ -189,7 +203,8 @@ def sample_edges(atoms: AtomSample, edges: EdgeList, *, per_class: int, seed: in
         Empty where no edge is of a class, as in structures without carbon.
     """
     classes = edge_classes(atoms.numbers, edges.idx, edges.distance)
-    keep = _kept(classes, per_class)
+    number = _counted(classes[classes != ""])
+    keep = _without_rare(sorted(number), number, per_class)
     chosen = np.zeros(0, dtype=np.int64)
     if keep:
         chosen = balanced_sample(classes, per_class=per_class, seed=seed, keep=keep)
@@ -204,10 +219,24 @@ def sample_edges(atoms: AtomSample, edges: EdgeList, *, per_class: int, seed: in
     )
 
 
-def _kept(classes: NDArray[np.str_], per_class: int, preferred: tuple[str, ...] = ()) -> list[str]:
-    """Classes to sample: the preferred ones, or else all; without the rare, if two are left."""
-    names, counts = np.unique(classes[classes != ""], return_counts=True)
-    number = dict(zip(names.tolist(), counts.tolist(), strict=True))
-    keep = [name for name in preferred if name in number] or sorted(number)
-    common = [name for name in keep if number[name] >= min(per_class, LEAST_PER_CLASS)]
-    return common if len(common) >= 2 else keep
+def _counted(classes: NDArray[np.str_]) -> dict[str, int]:
+    names, counts = np.unique(classes, return_counts=True)
+    return dict(zip(names.tolist(), counts.tolist(), strict=True))
+
+
+def _atom_classes_kept(classes: NDArray[np.str_], per_class: int, most: int) -> list[str]:
+    """Classes to sample `most` atoms of: the paper's, or else the most frequent of all."""
+    number = _counted(classes)
+    of_paper = [name for name in PAPER_CLASSES if name in number]
+    # The water of a few hydrates does not make organic molecules of a thousand oxides.
+    if 2 * sum(number[name] for name in of_paper) >= len(classes):
+        return _without_rare(of_paper, number, per_class)
+    by_frequency = sorted(number, key=lambda name: (-number[name], name))
+    n = min(MAX_CLASSES, max(2, most // LEAST_PER_CLASS))
+    return _without_rare(by_frequency[:n], number, per_class)
+
+
+def _without_rare(names: list[str], number: dict[str, int], per_class: int) -> list[str]:
+    """Those with enough points, if two are left."""
+    common = [name for name in names if number[name] >= min(per_class, LEAST_PER_CLASS)]
+    return common if len(common) >= 2 else names

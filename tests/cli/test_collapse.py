@@ -75,6 +75,9 @@ def test_a_comparison_is_measured_shown_and_not_measured_twice(
     assert list(done["runs"].values()) == [True, True]
     content = strict_json(call("collapse", comparison, *options, "--json"))
     assert content == strict_json((comparison / "collapse.json").read_text())
+    left_out = content["runs"][0]["left_out"]["n_classes"]
+    assert left_out
+    assert f"not sampled: {left_out} rarer classes" in shown
     values = {
         (row["recipe"], row["name"]): row["value"]
         for row in content["pooled"]

@@ -113,6 +113,8 @@ def test_every_measure_says_what_it_is(
     found = measures_of(comparison, "full-s0", strict_json)
     assert found["format"] == 2
     assert found["subset"] == "test/id"
+    assert found["left_out"]["n_classes"] > 0  # the rare ones
+    assert 0.0 < found["left_out"]["share_of_atoms"] < 0.2
     assert {m["layer"] for m in found["atoms"]} == {0, None}  # two layers; None is the last
     assert {m["layer"] for m in found["edges"]} == {None}
     for measure in [*found["atoms"], *found["edges"], *found["function"]]:
@@ -287,6 +289,30 @@ def test_a_killed_measurement_is_made_again_and_gives_the_same(
     assert {path.name for path in (run / "collapse").iterdir()} == names
 
 
+def test_a_killed_measurement_of_other_settings_leaves_no_complete_folder(
+    comparison: Path, content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = copy_of(comparison, "probe-s0", tmp_path)
+    settings = DriftSettings(per_class=12, embed_seeds=(0,))
+    assert plan_measures(run, settings)[0].is_done
+
+    def kill(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tether.drift.run.write_json", kill)
+    with pytest.raises(KeyboardInterrupt):
+        measure_run(run, per_class=10, embed_seeds=(0,))
+    assert not plan_measures(run, settings)[0].is_done  # the tables are of the other settings
+
+
+def test_measures_of_another_method_are_made_again(
+    comparison: Path, content: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = DriftSettings(per_class=12, embed_seeds=(0,))
+    monkeypatch.setattr("tether.drift.run.METHOD", 1)
+    assert not any(job.is_done for job in plan_measures(comparison, settings))
+
+
 def test_other_weights_are_measured_anew(
     comparison: Path, content: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -336,6 +362,8 @@ def test_bad_input(comparison: Path, tmp_path: Path) -> None:
     run = comparison / "runs" / "probe-s0"
     with pytest.raises(TetherError, match="has no set 'test/x'; expected one of .*test/ood"):
         measure_run(run, subset="test/x")
+    with pytest.raises(TetherError, match="'train' is the training set.*; expected one of val, "):
+        measure_run(run, subset="train")
     with pytest.raises(TetherError, match="`per_class` is 0; expected a positive integer"):
         measure_run(run, per_class=0)
     with pytest.raises(TetherError, match=r"`embed_seeds` is \[\]; expected one seed or more"):

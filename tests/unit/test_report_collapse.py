@@ -165,6 +165,15 @@ def test_a_single_run_has_measures_but_no_prediction(made: Path) -> None:
     assert context["explorer"].payload["runs"][0]["recipe"] == "full"
 
 
+def test_classes_that_were_not_sampled_are_counted(folder: Path) -> None:
+    run = folder / "runs" / "full-s0"
+    before = collapse_context(read_comparison(run))["intro"]
+    assert not any("not sampled" in sentence for sentence in before)
+    _write_measures(folder, "full-s0", left_out={"n_classes": 7, "share_of_atoms": 0.254})
+    (sentence,) = set(collapse_context(read_comparison(run))["intro"]) - set(before)
+    assert sentence == "7 rarer classes, with 25 % of the atoms, were not sampled."
+
+
 def test_hostile_names_stay_text(folder: Path) -> None:
     attack = "</script><img src=x onerror=alert(1)>"
     run = "full-s0"

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from ase.build import bulk, molecule
 
 from tether.collapse.classes import PAPER_CLASSES, atom_classes
+from tether.data.chunks import Chunk
 from tether.data.pieces import pieces
-from tether.data.store import Store
+from tether.data.store import Store, write_store
 from tether.errors import TetherError
 from tether.extract import edge_list
-from tether.sample import MAX_SYSTEMS, sample_atoms, sample_edges, some_rows
+from tether.sample import MAX_CLASSES, MAX_SYSTEMS, sample_atoms, sample_edges, some_rows
+from tether.structures import from_ase
+from tether.targets import Target
 from tether.testing.tiny import TinyBackbone
 
 ROWS = np.arange(3, 36)
@@ -46,6 +51,43 @@ def test_classes_are_balanced_and_of_the_paper(store: Store) -> None:
     most = sample_atoms(store, ROWS, per_class=8, seed=0, most=20)
     assert len(most.chosen) <= 20
     assert set(most.classes) == set(names)
+
+
+def test_one_water_among_crystals_does_not_hide_their_metal(tmp_path: Path) -> None:
+    frames = [bulk("MgO", "rocksalt", a=4.2, cubic=True) for _ in range(5)]
+    frames += [molecule("H2O", cell=[9, 9, 9])]
+    batch = from_ase(frames, labels={"gap": np.arange(6.0)})
+    write_store(tmp_path / "s.arrow", [Chunk(batch, ("x",) * 6)], [Target("gap", unit="eV")])
+    mixed = Store.open(tmp_path / "s.arrow")
+    found = sample_atoms(mixed, np.arange(6), per_class=12, seed=0)
+    elements, counts = np.unique(found.numbers[found.chosen], return_counts=True)
+    assert (elements.tolist(), counts.tolist()) == ([8, 12], [12, 12])
+    assert found.n_left_out == 2  # H and O2, too few of each
+    assert found.share_left_out == pytest.approx(3 / 43)
+    # Control: the water alone is of the paper's classes.
+    alone = sample_atoms(mixed, np.array([5]), per_class=12, seed=0)
+    assert set(alone.classes) == {"H", "O2"}
+    assert (alone.n_left_out, alone.share_left_out) == (0, 0.0)
+
+
+@pytest.mark.parametrize(("per_class", "n_classes"), [(3, 3), (12, 12), (50, MAX_CLASSES)])
+def test_of_hundreds_of_classes_the_most_frequent(
+    store: Store, monkeypatch: pytest.MonkeyPatch, per_class: int, n_classes: int
+) -> None:
+    n = store.batch(ROWS).n_atoms
+    # Sixty classes, the first ones more frequent.
+    code = np.minimum(np.arange(n) % 60, np.arange(n) % 45)
+    classes = np.char.add("Mg", code.astype(str))
+    monkeypatch.setattr("tether.sample.atom_classes", lambda *_: classes)
+    monkeypatch.setattr("tether.sample.LEAST_PER_CLASS", 1 if per_class == 50 else 10)
+    found = sample_atoms(store, ROWS, per_class=per_class, seed=0)
+    names, counts = np.unique(classes, return_counts=True)
+    kept, _ = np.unique(found.classes, return_counts=True)
+    assert len(kept) == n_classes
+    assert counts[np.isin(names, kept)].min() >= counts[~np.isin(names, kept)].max()
+    assert len(found.chosen) <= 10 * per_class
+    assert found.n_left_out == len(names) - n_classes
+    assert found.share_left_out == pytest.approx(np.mean(~np.isin(classes, kept)))
 
 
 def test_the_seed_decides(store: Store) -> None:

@@ -89,6 +89,16 @@ def print_collapse(content: Mapping[str, Any], console: Console) -> None:
         Text("[…]: 95 % interval; null: where nothing has changed; ↓ ↑: the way of collapse"),
         style="dim",
     )
+    # The same atoms of the same set for all runs of a comparison.
+    left_out = content["runs"][0].get("left_out", {}) if content["runs"] else {}
+    if left_out.get("n_classes"):
+        console.print(
+            Text(
+                f"not sampled: {left_out['n_classes']} rarer classes, "
+                f"{100 * left_out['share_of_atoms']:.0f} % of the atoms"
+            ),
+            style="dim",
+        )
     table = _prediction_table(content)
     if table is not None:
         console.print(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,15 +10,36 @@ from scipy import stats
 
 from tether.collapse.checks import as_features, check_same_width, check_spread
 from tether.errors import TetherError
-from tether.metrics.intervals import Interval
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["auroc", "knn_distance", "ood_auroc"]
+__all__ = ["Detection", "auroc", "knn_distance", "ood_auroc"]
 
 
-def ood_auroc(train: ArrayLike, inside: ArrayLike, outside: ArrayLike, *, k: int = 10) -> Interval:
+@dataclass(frozen=True)
+class Detection:
+    """AUROC with DeLong's interval.
+
+    Attributes
+    ----------
+    value : float
+        0.5 = cannot tell, 1 = always.
+    low, high : float
+        Ends of the interval, no further than 0 and 1.
+    half_width : float
+        Of the interval before it is cut off there. 0 where the variance is 0: where scores are told
+        apart without an error (or are all tied), the structures at hand do not say how rare errors
+        are, and ``[1, 1]`` is no interval of the AUROC of others.
+    """
+
+    value: float
+    low: float
+    high: float
+    half_width: float
+
+
+def ood_auroc(train: ArrayLike, inside: ArrayLike, outside: ArrayLike, *, k: int = 10) -> Detection:
     """AUROC of the distance to training structures as a detector of OOD structures.
 
     It needs to be known which structures are OOD, not their labels. Standardising column by column
@@ -34,8 +56,8 @@ def ood_auroc(train: ArrayLike, inside: ArrayLike, outside: ArrayLike, *, k: int
 
     Returns
     -------
-    Interval
-        AUROC (0.5 = cannot tell, 1 = always) with DeLong's 95 % interval over test structures.
+    Detection
+        With the 95 % interval over test structures.
 
     Raises
     ------
@@ -92,7 +114,7 @@ def knn_distance(train: ArrayLike, points: ArrayLike, *, k: int = 10) -> NDArray
     return found
 
 
-def auroc(inside: ArrayLike, outside: ArrayLike, *, level: float = 0.95) -> Interval:
+def auroc(inside: ArrayLike, outside: ArrayLike, *, level: float = 0.95) -> Detection:
     r"""Probability that a score outside is above one inside, ties counting half.
 
     The interval is DeLong's: the variance is that of the mean placements of both sides,
@@ -107,8 +129,8 @@ def auroc(inside: ArrayLike, outside: ArrayLike, *, level: float = 0.95) -> Inte
 
     Returns
     -------
-    Interval
-        All three between 0 and 1.
+    Detection
+        Value and interval.
 
     Raises
     ------
@@ -145,4 +167,4 @@ def auroc(inside: ArrayLike, outside: ArrayLike, *, level: float = 0.95) -> Inte
     value = float(placements[0].mean())
     variance = sum(float(p.var(ddof=1)) / len(p) for p in placements)
     width = float(stats.norm.ppf((1 + level) / 2)) * variance**0.5
-    return Interval(value, max(0.0, value - width), min(1.0, value + width))
+    return Detection(value, max(0.0, value - width), min(1.0, value + width), width)

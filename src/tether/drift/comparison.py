@@ -129,9 +129,10 @@ def measure_collapse(
     Returns
     -------
     dict
-        Content of ``collapse.json``, which a comparison gets: ``runs`` (each measure of each run),
-        ``pooled`` (over the seeds of each recipe) and ``predicts`` (rank correlation of each
-        measure with the OOD error over the runs). For a single run the same, not written.
+        Content of ``collapse.json``, which a comparison gets: ``runs`` (each measure of each run,
+        and how much was left out), ``pooled`` (over the seeds of each recipe) and ``predicts``
+        (rank correlation of each measure with the OOD error over the runs). For a single run the
+        same, not written.
 
     Raises
     ------
@@ -202,6 +203,7 @@ def _run_entry(opened: OpenedRun, target: str) -> dict[str, Any]:
         "folder": opened.run.folder.name,
         "id_rmse": error([ID_SET]),
         "ood_rmse": error(opened.ood_sets(ID_SET)),
+        "left_out": content["left_out"],
         "measures": measures,
     }
 

@@ -1,6 +1,7 @@
 """The files of ``<run>/collapse/``: what they are called, what is in them, how they are written.
 
-- ``measures.json``: every measure with interval and null, per-class values, provenance. Written
+- ``measures.json``: every measure with interval and null, per-class values, ``left_out`` (classes
+  of atoms that were not sampled: how many, and of which share of the atoms), provenance. Written
   last: with it the folder is complete.
 - ``atoms.parquet``: a row for each sampled atom and layer, with its class, its functional group and
   its place in the t-SNE picture.

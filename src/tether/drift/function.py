@@ -8,6 +8,7 @@ import numpy as np
 
 from tether.collapse.measurement import Measurement
 from tether.collapse.ood import ood_auroc
+from tether.drift.opened import ID_SET, is_ood
 from tether.errors import TetherError
 
 if TYPE_CHECKING:
@@ -57,8 +58,9 @@ def detection_measure(prints: Prints, subset: str) -> Measurement:
     Returns
     -------
     Measurement
-        AUROC of the adapted features; it needs OOD structures, but none of their labels. The null
-        is where the pretrained AUROC would lie with other structures.
+        AUROC of the adapted features; it needs OOD structures, but none of their labels. Only
+        structures drawn at random count. The null is where the pretrained AUROC would lie with
+        other structures; an interval or null is left out where `Detection` has none.
     """
     try:
         found = _detection(prints, subset)
@@ -111,6 +113,12 @@ def forgetting_measures(opened: OpenedRun) -> list[Measurement]:
 
 
 def _detection(prints: Prints, subset: str) -> dict[str, Any]:
+    if is_ood(subset):
+        raise TetherError(
+            f"{subset!r} is itself outside the distribution",
+            expected="a set inside it, to tell the OOD sets from",
+            fix=f"measure {ID_SET!r}",
+        )
     outside = [name for name in prints.distance if name != subset]
     if not outside:
         raise TetherError(
@@ -118,21 +126,25 @@ def _detection(prints: Prints, subset: str) -> dict[str, Any]:
             expected="a set beside test/id",
             fix="split again with an OOD rule",
         )
+    drawn = prints.drawn
     before, after = (
         ood_auroc(
             features["train"],
-            features[subset],
-            np.concatenate([features[name] for name in outside]),
+            features[subset][drawn[subset]],
+            np.concatenate([features[name][drawn[name]] for name in outside]),
         )
         for features in (prints.before, prints.after)
     )
-    reach = float(np.sqrt(2.0)) * (before.high - before.low) / 2
-    return {
+    found = {
         "value": after.value,
-        "low": after.low,
-        "high": after.high,
         "before": before.value,
-        "null_low": max(0.0, before.value - reach),
-        "null_high": min(1.0, before.value + reach),
-        "n": sum(len(prints.rows[name]) for name in (subset, *outside)),
+        "n": sum(int(drawn[name].sum()) for name in (subset, *outside)),
     }
+    if after.half_width > 0:
+        found |= {"low": after.low, "high": after.high}
+    if before.half_width > 0:
+        # From the whole width: cut off at 1, the null of a good detector would be too narrow.
+        reach = float(np.sqrt(2.0)) * before.half_width
+        found["null_low"] = max(0.0, before.value - reach)
+        found["null_high"] = min(1.0, before.value + reach)
+    return found

@@ -21,9 +21,14 @@ if TYPE_CHECKING:
 
     from tether.backbones.protocol import Backbone
 
-__all__ = ["DriftSettings", "OpenedRun"]
+__all__ = ["ID_SET", "DriftSettings", "OpenedRun", "is_ood"]
 
 ID_SET = "test/id"
+
+
+def is_ood(subset: str) -> bool:
+    """Whether a set of a split is a test set outside the distribution."""
+    return subset.startswith("test/") and subset != ID_SET
 
 
 @dataclass(frozen=True)
@@ -33,9 +38,10 @@ class DriftSettings:
     Attributes
     ----------
     subset : str
-        Set of the split whose atoms are measured; a test set, so that no label was trained on.
+        Set of the split whose atoms are measured; not "train", so that no label was trained on.
     per_class : int
-        Atoms and edges of each class.
+        Atoms and edges of each class; of atoms fewer where there are more than ten classes, see
+        `sample_atoms`.
     seed : int
         Of the samples and of every resampling.
     embed_seeds : tuple of int
@@ -110,8 +116,8 @@ class OpenedRun:
         Raises
         ------
         TetherError
-            When the folder holds no complete run, its store is missing or has changed, or the
-            split has no such set.
+            When the folder holds no complete run, its store is missing or has changed, the split
+            has no such set, or it is the training set.
         """
         run = Run(folder)
         if not (run.is_complete and run.config.exists() and run.weights.exists()):
@@ -123,11 +129,15 @@ class OpenedRun:
         config = load_config(run.config)
         store = Store.open(config.store)
         split = Split.from_json(run.split, fingerprint=store.fingerprint)
-        if subset not in split.indices:
+        judged = [name for name in split.indices if name != "train"]
+        if subset not in judged:
+            problem = f"the split of {folder} has no set {subset!r}"
+            if subset == "train":
+                problem = "'train' is the training set: its labels were learnt, and not predicted"
             raise TetherError(
-                f"the split of {folder} has no set {subset!r}",
-                expected=f"one of {', '.join(split.indices)}",
-                fix=f"choose for example {next(n for n in split.indices if n != 'train')!r}",
+                problem,
+                expected=f"one of {', '.join(judged)}",
+                fix=f"choose for example {judged[-1]!r}",
             )
         return cls(run, config, store, split)
 
@@ -165,16 +175,47 @@ class OpenedRun:
         list of str
             In the order of the split; empty where there is none.
         """
-        return [
-            n for n in self.split.indices if n.startswith("test/") and n not in {subset, ID_SET}
-        ]
+        return [name for name in self.split.indices if is_ood(name) and name != subset]
+
+    @property
+    def backbone_sha256(self) -> str:
+        """Of the file of the pretrained weights when the run was made; "" where no file is known.
+
+        A run that started from random weights has it in its identity alone.
+        """
+        for path in (self.run.provenance, self.run.folder / "state" / "identity.json"):
+            backbone = read_json(path).get("backbone") if path.exists() else None
+            if backbone and backbone.get("sha256"):
+                return str(backbone["sha256"])
+        return ""
 
     def pretrained(self) -> Backbone:
-        """The same backbone with its pretrained weights, whatever the run started from."""
+        """The same backbone with its pretrained weights, whatever the run started from.
+
+        Returns
+        -------
+        Backbone
+            On the CPU.
+
+        Raises
+        ------
+        TetherError
+            When the weights that are there now are not those that the run was made with.
+        """
         choice = self.config.backbone_choice()
-        return load_backbone(
+        backbone = load_backbone(
             choice.name, weights="pretrained", seed=self.seed, options=choice.options
         )
+        # Of converted weights both are the digest of the original file, never of the cache.
+        known, found = self.backbone_sha256, backbone.spec.sha256
+        if known and found != known:
+            raise TetherError(
+                f"the weights of backbone {choice.name!r} have "
+                + (f"sha256 {found[:12]}…" if found else "no sha256"),
+                expected=f"{known[:12]}…, as when {self.run.folder} was made",
+                fix="put that file back, or make the run again with this one",
+            )
+        return backbone
 
     def adapted(self) -> Backbone:
         """The backbone as the run left it."""

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from tether.collapse.ood import knn_distance
 from tether.data.pieces import pieces
+from tether.errors import TetherError
 from tether.extract import BATCH_SIZE, fingerprints
 from tether.sample import some_rows
 
@@ -36,14 +37,19 @@ class Prints:
     ----------
     rows : dict of str to ndarray, shape (n_systems of the set,)
         Set → rows of the store, ascending; "train" first.
+    drawn : dict of str to ndarray of bool, shape (n_systems of the set,)
+        Set → which of them were drawn at random. The others are there because sampled atoms are in
+        them, as many of each class: they are no sample of the set's structures.
     before, after : dict of str to ndarray, shape (n_systems of the set, n_features)
         Set → fingerprints.
     distance : dict of str to ndarray, shape (n_systems of the set,)
         Test set → distance to the training set: mean over the nearest training structures in the
-        pretrained features, standardised by the training set. No unit.
+        pretrained features, standardised by the training set. No unit; NaN where there is none, as
+        with fewer than ten training structures.
     """
 
     rows: dict[str, NDArray[np.int64]]
+    drawn: dict[str, NDArray[np.bool_]]
     before: dict[str, NDArray[np.floating]]
     after: dict[str, NDArray[np.floating]]
     distance: dict[str, NDArray[np.float64]]
@@ -75,9 +81,10 @@ def take_prints(
         Of at most `MAX_TRAIN` and `MAX_TEST` structures a set, and of the needed ones.
     """
     sets = opened.split.indices
-    rows = {"train": some_rows(sets["train"], MAX_TRAIN, seed=seed)}
-    for name, must in needed.items():
-        rows[name] = np.union1d(some_rows(sets[name], MAX_TEST, seed=seed), must)
+    random = {"train": some_rows(sets["train"], MAX_TRAIN, seed=seed)}
+    random |= {name: some_rows(sets[name], MAX_TEST, seed=seed) for name in needed}
+    rows = {name: np.union1d(r, needed.get(name, r)) for name, r in random.items()}
+    drawn = {name: np.isin(r, random[name]) for name, r in rows.items()}
     before, after = (
         {
             name: fingerprints(model, pieces(opened.store, BATCH_SIZE, indices=r))
@@ -85,8 +92,8 @@ def take_prints(
         }
         for model in models
     )
-    distance = {name: knn_distance(before["train"], before[name]) for name in needed}
-    return Prints(rows, before, after, distance)
+    distance = {name: _distance(before["train"], before[name]) for name in needed}
+    return Prints(rows, drawn, before, after, distance)
 
 
 def structure_batches(
@@ -148,3 +155,10 @@ def label_columns(
                 found_so_far.append(values[column][here][place])
         found[name] = (np.concatenate(parts["true"]), np.concatenate(parts["pred"]))
     return found
+
+
+def _distance(train: NDArray[np.floating], points: NDArray[np.floating]) -> NDArray[np.float64]:
+    try:
+        return knn_distance(train, points)
+    except TetherError:  # the measure of OOD detection says why; the others need no distance
+        return np.full(len(points), np.nan)

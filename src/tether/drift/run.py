@@ -46,6 +46,9 @@ __all__ = ["STAGES", "check_packages", "is_current", "measure_run"]
 
 #: What `measure_run` reports as done, in order.
 STAGES = ("features", "fingerprints", "atoms", "edges", "pictures", "files")
+#: Of what is sampled and computed: measures of another number are made again. 2: classes by what
+#: most atoms are of, and OOD detection of structures drawn at random alone.
+METHOD = 2
 
 
 def measure_run(
@@ -69,7 +72,8 @@ def measure_run(
     subset : str
         Set of its split, see `DriftSettings`.
     per_class : int
-        Atoms and edges of each class.
+        Atoms and edges of each class; of atoms fewer where there are more than ten classes, see
+        `sample_atoms`.
     seed : int
         Of the samples and of every resampling.
     embed_seeds : tuple of int
@@ -110,6 +114,7 @@ def measure_run(
     content["function"] = _dicts(function_measures(opened, looked.prints, subset))
     own = looked.atoms.of(subset)
     content["classes"] = _class_rows(own, own.classes)
+    content["left_out"] = looked.left_out
     content["groups"] = _class_rows(own, frequent(own.group))
     content["provenance"] = _provenance(opened, settings, models[0])
     report("edges")
@@ -158,10 +163,12 @@ def is_current(opened: OpenedRun, settings: DriftSettings) -> bool:
 class _Looked:
     """All that the two models were asked for.
 
-    `edges` is None where the backbone has no edge features; `names` are the sets, measured first.
+    `edges` is None where the backbone has no edge features; `names` are the sets, measured first;
+    `left_out` says which share of the measured set's atoms is of how many classes not sampled.
     """
 
     names: list[str]
+    left_out: dict[str, float]
     atoms: Points
     edges: Points | None
     prints: Prints
@@ -191,7 +198,9 @@ def _look(
     prints = take_prints(opened, needed, models=models, seed=settings.seed)
     report("fingerprints")
     atoms, edges = atom_points(opened.store, samples), edge_points(opened.store, samples)
-    return _Looked(names, atoms, edges, prints)
+    own = samples[0].atoms
+    left_out = {"n_classes": own.n_left_out, "share_of_atoms": own.share_left_out}
+    return _Looked(names, left_out, atoms, edges, prints)
 
 
 def _measures(points: Points, settings: DriftSettings) -> list[Measurement]:
@@ -262,6 +271,9 @@ def _write_tables(
         label_columns(opened, prints, looked.names),
         np.concatenate([prints.distance[name] for name in looked.names]),
     )
+    # Killed from here on, the folder must not pass for a complete one with other tables.
+    for path in (files.measures, files.edges):
+        path.unlink(missing_ok=True)
     write_table(files.structures, structures)
     write_table(files.atoms, atom_columns(pictures, atoms))
     if edges is not None and edge_picture is not None:
@@ -282,7 +294,7 @@ def _dicts(measures: list[Measurement]) -> list[dict[str, Any]]:
 
 
 def _identity(opened: OpenedRun, settings: DriftSettings) -> dict[str, Any]:
-    return {**settings.to_dict(), "weights_sha256": opened.weights_sha256}
+    return {**settings.to_dict(), "method": METHOD, "weights_sha256": opened.weights_sha256}
 
 
 def _provenance(opened: OpenedRun, settings: DriftSettings, pretrained: Backbone) -> dict[str, Any]:

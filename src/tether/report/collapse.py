@@ -95,6 +95,12 @@ def _intro(collapse: Collapse) -> list[str]:
             f"The same {' and '.join(counts)}{_of_subset(collapse.subset)}, sampled evenly over "
             "their classes, go through the pretrained and through each fine-tuned model."
         )
+    left_out = measures.get("left_out", {})
+    if left_out.get("n_classes"):
+        sentences.append(
+            f"{left_out['n_classes']} rarer classes, with "
+            f"{100 * left_out['share_of_atoms']:.0f} % of the atoms, were not sampled."
+        )
     sentences.append(
         "Square brackets: 95 % interval. Null: where the value would lie if nothing had changed, "
         "from split halves of the pretrained features. A value beyond its null on the side of "

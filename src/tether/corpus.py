@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from tether.data.loader import GraphStream, StoreStream
 from tether.errors import TetherError
+from tether.labels.samples import structure_of
 from tether.level import shift_energies
 
 if TYPE_CHECKING:
@@ -31,8 +33,10 @@ STREAMED_FROM = 100_000
 #: Structures that stand for a streamed set, where its forces and energies are looked at.
 N_SAMPLED = 4096
 #: Share of the first data set that is held out where no validation set is given; its bounds, in
-#: structures that geometries were made of.
+#: structures that geometries were made of, or compositions.
 HELD_OUT, FEWEST, MOST = 0.01, 8, 1000
+#: Ids of `read_hdf5`, ``<file stem>:<molecule>:<conformation>``.
+_CONFORMATION = re.compile(r"^([^:]*:.+):\d+$")
 
 
 @dataclass(frozen=True)
@@ -158,19 +162,20 @@ def hold_out(store: Store, *, seed: int) -> tuple[NDArray[np.int64], NDArray[np.
     Parameters
     ----------
     store : Store
-        Ids are ``<structure>/<geometry>``, or those of structures.
+        Where `tether label` made all of it, geometries of one structure stay together; else
+        structures of one composition.
     seed : int
         Of the choice.
 
     Returns
     -------
     train, held : array of int
-        Rows; geometries of one structure are in one of them, as the others would tell about it.
+        Rows; geometries of one molecule are in one of them, as the others would tell about it.
 
     Raises
     ------
     TetherError
-        For too few structures, or too many to look through.
+        For too few molecules or compositions, or too many structures to look through.
     """
     if store.n_systems >= STREAMED_FROM:
         raise TetherError(
@@ -178,14 +183,30 @@ def hold_out(store: Store, *, seed: int) -> tuple[NDArray[np.int64], NDArray[np.
             expected=f"one, for data sets of {STREAMED_FROM:,} or more",
             fix="give `validation`: a store of structures that are not among them",
         )
-    parents = [one.rpartition("/")[0] or one for one in store.ids.tolist()]
-    names, parent = np.unique(parents, return_inverse=True)
-    n_held = min(MOST, max(FEWEST, round(HELD_OUT * len(names))))
-    if n_held >= len(names):
+    family = _families(store)
+    n_families = int(family.max()) + 1
+    n_held = min(MOST, max(FEWEST, round(HELD_OUT * n_families)))
+    is_held = np.isin(family, np.random.default_rng([seed]).permutation(n_families)[:n_held])
+    train, held = np.flatnonzero(~is_held), np.flatnonzero(is_held)
+    if len(held) > len(train):
         raise TetherError(
-            f"the first data set has geometries of {len(names)} structures",
-            expected=f"more than the {n_held} to validate on",
-            fix="add structures, or give a validation set",
+            f"{store.path} has {n_families} molecules or compositions: with {n_held} held out, "
+            f"{len(train)} of {store.n_systems} structures would be left to train on",
+            expected="at least half of them",
+            fix="add structures of other molecules, or give a validation set",
         )
-    is_held = np.isin(parent, np.random.default_rng([seed]).permutation(len(names))[:n_held])
-    return np.flatnonzero(~is_held), np.flatnonzero(is_held)
+    return train, held
+
+
+def _families(store: Store) -> NDArray[np.intp]:
+    """Number of each row's family: geometries of one structure, or structures of one composition.
+
+    What was made here says of what. Elsewhere, conformations of a molecule and frames of a
+    trajectory have ids of any kind, but always one composition.
+    """
+    parents = [structure_of(name) for name in store.ids.tolist()]
+    made_of = [_CONFORMATION.sub(r"\1", parent) for parent in parents if parent is not None]
+    if len(made_of) == store.n_systems:
+        return np.unique(made_of, return_inverse=True)[1]
+    atoms = store.composition()
+    return np.unique(atoms[:, atoms.any(axis=0)], axis=0, return_inverse=True)[1].reshape(-1)

@@ -136,7 +136,7 @@ def forcefield_errors(
     model : AdaptedModel
         With a potential.
     graph : Graph
-        With ``energy`` and ``forces``.
+        With ``energy``, NaN where it is not known, and ``forces``.
     batch_size : int
         Structures at a time.
     head : str, optional
@@ -145,8 +145,9 @@ def forcefield_errors(
     Returns
     -------
     dict
-        ``force_mae``, ``force_rmse`` (eV/Å, over components), ``energy_mae_per_atom`` (eV), and
-        ``stress_mae`` (eV/Å³, over components) where a structure has a label of it.
+        ``force_mae``, ``force_rmse`` (eV/Å, over components); ``energy_mae_per_atom`` (eV) where
+        energies are known, and where some are not ``n_energies``, how many are; ``stress_mae``
+        (eV/Å³, over components) where a structure has a label of it.
     """
     force_errors, energy_errors, stress_errors = [], [], []
     for start in range(0, graph.n_systems, batch_size):
@@ -162,8 +163,14 @@ def forcefield_errors(
     found = {
         "force_mae": float(force_error.abs().mean()),
         "force_rmse": float(force_error.square().mean().sqrt()),
-        "energy_mae_per_atom": float((energy_error - energy_error.mean()).abs().mean()),
     }
+    # By the labels: a prediction that is NaN must show.
+    known = energy_error[torch.isfinite(graph.batch.labels["energy"])]
+    n_unknown = len(energy_error) - len(known)
+    if len(known) > 1 or not n_unknown:  # a single one among others has no difference
+        found["energy_mae_per_atom"] = float((known - known.mean()).abs().mean())
+    if n_unknown:
+        found["n_energies"] = len(known)
     stress_error = torch.cat(stress_errors) if stress_errors else force_error.new_empty(0)
     return found | ({"stress_mae": float(stress_error.abs().mean())} if len(stress_error) else {})
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from tether.data.statistics import fit_element_reference
+from tether.errors import TetherError
 from tether.evaluation import forcefield_errors
 from tether.heads.readout import element_counts
 
@@ -16,21 +18,50 @@ if TYPE_CHECKING:
 
     from tether.graph import Graph
     from tether.model import AdaptedModel
+    from tether.structures import AtomBatch
     from tether.tasks.task import Task
 
 __all__ = [
     "Level",
+    "Offsets",
     "align_energies",
     "bring_to_level",
     "element_offsets",
     "pretrained_level",
     "shift_energies",
+    "shift_held_out",
 ]
 
 #: Structures that the per-element offsets are fitted on.
 N_FITTED = 512
+#: eV: labels whose fitted offsets are all below count energies as the head does, its own above all.
+OWN_LEVEL = 0.01
 #: Batches that the pretrained loss is averaged over: enough to know it to some per cent.
 N_BATCHES = 32
+
+
+@dataclass(frozen=True)
+class Offsets:
+    """What is added to labels for each atom, as far as the structures of the fit tell.
+
+    Attributes
+    ----------
+    per_element : Tensor, shape (119,), double precision
+        eV, by atomic number; zero for elements that do not occur.
+    unknown : Tensor, shape (119, n_unknown), double precision
+        Orthonormal directions of composition that the fit says nothing about: elements that do not
+        occur, and ratios that are the same in all its structures.
+    """
+
+    per_element: Tensor
+    unknown: Tensor
+
+    def know(self, batch: AtomBatch) -> Tensor:
+        """Which structures they hold for, shape (n_systems,): mixtures of what was fitted."""
+        along = torch.from_numpy(element_counts(batch)) @ self.unknown
+        # Compositions are whole numbers: what is no mixture is far off.
+        known: Tensor = along.norm(dim=1) < 1e-6 * batch.counts
+        return known
 
 
 @dataclass(frozen=True)
@@ -39,13 +70,13 @@ class Level:
 
     Attributes
     ----------
-    offsets : Tensor, shape (119,), double precision
-        eV, what is added to the labels for each atom, by atomic number.
+    offsets : Offsets
+        What is added to the labels for each atom.
     errors : dict
         What is left, `forcefield_errors`: how far their level of theory is from the head's own.
     """
 
-    offsets: Tensor
+    offsets: Offsets
     errors: dict[str, float]
 
 
@@ -70,7 +101,7 @@ def align_energies(model: AdaptedModel, graph: Graph) -> tuple[Graph, Level]:
         The shift, and the errors of the untrained head on the shifted labels.
     """
     offsets = element_offsets(model, graph)
-    aligned = shift_energies(graph, offsets)
+    aligned = shift_energies(graph, offsets.per_element)
     return aligned, Level(offsets, forcefield_errors(model, aligned.select(_sample(graph))))
 
 
@@ -89,12 +120,27 @@ def bring_to_level(model: AdaptedModel, graph: Graph, level: Level | None) -> Gr
     Returns
     -------
     Graph
-        With shifted ``energy``.
+        With shifted ``energy``, see `shift_held_out`.
+
+    Raises
+    ------
+    TetherError
+        Where the auxiliary labels tell the shift of fewer than two structures: without an energy
+        error, forgetting is not measured.
     """
-    return shift_energies(graph, level.offsets if level else element_offsets(model, graph))
+    moved = shift_held_out(graph, level.offsets if level else element_offsets(model, graph))
+    n_known = int(torch.isfinite(moved.batch.labels["energy"]).sum())
+    if n_known < min(2, graph.n_systems):
+        raise TetherError(
+            f"held-out force-field labels: for {n_known} of {graph.n_systems} structures, the "
+            "auxiliary ones tell how far this level of theory is from the backbone's energies",
+            expected="two or more, whose elements and their ratios occur in the auxiliary set",
+            fix="add such structures to the auxiliary set, or leave `forcefield_test` out",
+        )
+    return moved
 
 
-def element_offsets(model: AdaptedModel, graph: Graph, *, head: str | None = None) -> Tensor:
+def element_offsets(model: AdaptedModel, graph: Graph, *, head: str | None = None) -> Offsets:
     """What the head predicts now less the labels, fitted as a sum over elements.
 
     Parameters
@@ -108,8 +154,8 @@ def element_offsets(model: AdaptedModel, graph: Graph, *, head: str | None = Non
 
     Returns
     -------
-    Tensor, shape (119,), double precision
-        eV, by atomic number; zero for elements that do not occur.
+    Offsets
+        Where all are zero, up to `OWN_LEVEL`, nothing is unknown.
     """
     sample = graph.select(_sample(graph))
     energies = []
@@ -122,7 +168,11 @@ def element_offsets(model: AdaptedModel, graph: Graph, *, head: str | None = Non
     elements, offsets = fit_element_reference(counts, difference.numpy())
     per_element = torch.zeros(counts.shape[1], dtype=torch.float64)
     per_element[torch.as_tensor(elements)] = torch.as_tensor(offsets)
-    return per_element
+    if float(per_element.abs().max()) < OWN_LEVEL:
+        return Offsets(per_element, torch.zeros(counts.shape[1], 0, dtype=torch.float64))
+    _, singular, axes = np.linalg.svd(counts)
+    rank = int((singular > 1e-9 * singular[0]).sum())
+    return Offsets(per_element, torch.from_numpy(axes[rank:].T.copy()))
 
 
 def shift_energies(graph: Graph, offsets: Tensor) -> Graph:
@@ -133,7 +183,7 @@ def shift_energies(graph: Graph, offsets: Tensor) -> Graph:
     graph : Graph
         With ``energy``.
     offsets : Tensor, shape (119,)
-        eV, by atomic number; see `element_offsets`.
+        eV, by atomic number; see `Offsets`.
 
     Returns
     -------
@@ -145,6 +195,29 @@ def shift_energies(graph: Graph, offsets: Tensor) -> Graph:
     shift.index_add_(0, batch.system_idx, offsets[batch.numbers])
     labels = {**batch.labels, "energy": batch.labels["energy"] + shift}
     return replace(graph, batch=replace(batch, labels=labels))
+
+
+def shift_held_out(graph: Graph, offsets: Offsets) -> Graph:
+    """Shift the energies of structures that the offsets were not fitted on.
+
+    Parameters
+    ----------
+    graph : Graph
+        With ``energy``.
+    offsets : Offsets
+        From `element_offsets`.
+
+    Returns
+    -------
+    Graph
+        With shifted ``energy``; NaN for compositions that the fit does not know, whose error would
+        be that of the missing share, hundreds of eV.
+    """
+    shifted = shift_energies(graph, offsets.per_element)
+    energy = shifted.batch.labels["energy"]
+    energy = torch.where(offsets.know(graph.batch), energy, torch.nan)
+    labels = {**shifted.batch.labels, "energy": energy}
+    return replace(shifted, batch=replace(shifted.batch, labels=labels))
 
 
 def pretrained_level(model: AdaptedModel, task: Task) -> float:

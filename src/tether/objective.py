@@ -27,7 +27,7 @@ class DataSet:
         From `tether prepare` or `tether label`; ``energy`` (eV) and ``forces`` (eV/Å) for the force
         field, nothing for denoising.
     name : str
-        In the log; default: the store's file name.
+        In the log, and of its head, whose name has no dot; default: the store's file name.
     weight : float
         Of its losses, beside its share of the batch.
     """
@@ -57,8 +57,8 @@ class PretrainInputs:
         The backbone's own energy head learns the first one's level of theory; each other has a
         head of its own.
     validation : Path or None
-        Store at the first one's level; picks the best step. Default: a hundredth of the first
-        data set, held out.
+        Store at the first one's level; picks the best step. Default: a hundredth of the molecules
+        of the first data set, held out, see `tether.corpus.hold_out`.
     test : Path or None
         Store at the same level that picks nothing; its errors are reported.
     """
@@ -116,6 +116,11 @@ class Objective:
     def has_denoising(self) -> bool:
         """Whether atoms are put back."""
         return self.kind != "forcefield"
+
+    @property
+    def needs_forces(self) -> bool:
+        """Whether labels are read: to be learnt, or to tell denoising."""
+        return self.has_forcefield or self.conditioned
 
     def __post_init__(self) -> None:
         positive = {"temperature": self.temperature, "denoising_weight": self.denoising_weight}

@@ -182,9 +182,12 @@ def _denoising_error(model: AdaptedModel, task: DenoisingTask, graph: Graph) -> 
     stream = GraphStream(graph, batch_size=min(64, graph.n_systems), seed=VALIDATION_SEED)
     noisy = replace(task.stream, stream=stream, seed=VALIDATION_SEED)
     n_batches = N_DRAWS * -(-graph.n_systems // 64)
-    batches = (noisy.batch(step).to(model.device) for step in range(n_batches))
-    losses = [float(task.loss(model, batch)) for batch in batches]
-    return sum(losses) / len(losses)
+    total, n_coordinates = 0.0, 0
+    for step in range(n_batches):
+        batch = noisy.batch(step).to(model.device)
+        n = int(task.counts(model, batch)[0])
+        total, n_coordinates = total + n * float(task.loss(model, batch)), n_coordinates + n
+    return total / n_coordinates
 
 
 def _finish(ready: Prepared, request: PretrainRequest, run: Run, progress: Progress) -> None:
@@ -192,7 +195,8 @@ def _finish(ready: Prepared, request: PretrainRequest, run: Run, progress: Progr
     spec, first = ready.model.backbone.spec, ready.parts[0]
     numbers = np.unique(np.concatenate([part.corpus.store.numbers_flat for part in ready.parts]))
     owns = request.objective.has_forcefield and first.head is None
-    offsets = first.offsets
+    # What a label had to be shifted by to be counted as this potential counts energies.
+    shift = first.offsets.per_element.tolist() if first.offsets else []
     about = {
         "elements": numbers.tolist(),
         "charge": any(bool(part.corpus.store.charge.any()) for part in ready.parts),
@@ -201,8 +205,7 @@ def _finish(ready: Prepared, request: PretrainRequest, run: Run, progress: Progr
         "level_of_theory": origin(first.corpus.store)["level_of_theory"] if owns else "none",
         "objective": request.objective.identity(),
         "datasets": ready.provenance()["datasets"],
-        # What a label had to be shifted by to be counted as this potential counts energies.
-        "energy_offsets": {} if offsets is None else {int(z): float(offsets[z]) for z in numbers},
+        "energy_offsets": {z: shift[z] for z in numbers.tolist()} if shift else {},
         "errors": {name: _errors(ready.model, ready, name) for name in ready.watched},
         "n_held_out": {name: graph.n_systems for name, graph in ready.watched.items()},
         "n_parameters": sum(

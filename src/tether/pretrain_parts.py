@@ -14,7 +14,7 @@ from tether.data.store import Store
 from tether.errors import TetherError
 from tether.heads.energy import EnergyHead
 from tether.heads.pair import PairHead
-from tether.level import element_offsets, shift_energies
+from tether.level import element_offsets, shift_held_out
 from tether.model import AdaptedModel
 from tether.objective import batch_shares
 from tether.run import environment
@@ -23,14 +23,12 @@ from tether.tasks.forcefield import ForceFieldTask, force_scale
 from tether.training.compiled import find_compiler
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
-    from torch import Tensor
 
     from tether.corpus import Corpus
     from tether.graph import Graph
     from tether.inputs import BackboneChoice
+    from tether.level import Offsets
     from tether.objective import Objective, PretrainInputs
     from tether.tasks.task import Task
     from tether.training.ranks import Ranks
@@ -96,8 +94,10 @@ class Part:
         Of the model's `potentials`; None: the backbone's own energy head, or none at all.
     scale : float
         Root mean square force, eV/Å.
-    offsets : Tensor or None, shape (119,)
-        eV, by which its energies are shifted for each atom.
+    offsets : Offsets or None
+        By which its energies are shifted for each atom.
+    seed : int
+        Of its order, its noise and its head.
     """
 
     corpus: Corpus
@@ -105,7 +105,8 @@ class Part:
     suffix: str
     head: str | None
     scale: float
-    offsets: Tensor | None
+    offsets: Offsets | None
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -178,10 +179,15 @@ def prepare_pretraining(request: PretrainRequest, ranks: Ranks) -> Prepared:
             expected="one or more, each with a name of its own",
             fix="set name",
         )
-    model = _build_model(request, stores)
-    rows, watched = _watched(model, stores[0], inputs, request.seed)
+    model = _build_model(request)
+    if objective.needs_forces:
+        for store in stores:
+            _check_labels(store)
+    rows, watched = _watched(request, model, stores[0])
+    # By fingerprint: what is held out of a store is not trained on as another data set of it.
+    kept = {stores[0].fingerprint: rows}
     corpora = [
-        open_corpus(data, store, model.backbone.prepare, rows=rows if store is stores[0] else None)
+        open_corpus(data, store, model.backbone.prepare, rows=kept.get(store.fingerprint))
         for data, store in zip(inputs.datasets, stores, strict=True)
     ]
     shares = batch_shares(
@@ -192,13 +198,14 @@ def prepare_pretraining(request: PretrainRequest, ranks: Ranks) -> Prepared:
     parts = [_part(request, model, *pair) for pair in zip(corpora, shares, strict=True)]
     first = parts[0]
     if first.offsets is not None:
-        watched = {name: shift_energies(graph, first.offsets) for name, graph in watched.items()}
+        watched = {name: shift_held_out(graph, first.offsets) for name, graph in watched.items()}
     if objective.has_denoising:
         head = PairHead(
             model.backbone.spec.n_features,
             cutoff=model.backbone.spec.cutoff,
             conditioned=objective.conditioned,
-            seed=request.seed,
+            # A head of direct forces has the same layers: not to start as its twin.
+            seed=_seed(request.seed, len(parts) if first.head else 0),
         )
         model.denoising = head
     tasks = [task for part in parts for task in _tasks(request, model, part, ranks)]
@@ -207,7 +214,7 @@ def prepare_pretraining(request: PretrainRequest, ranks: Ranks) -> Prepared:
     return Prepared(model, parts, tasks, watched)
 
 
-def _build_model(request: PretrainRequest, stores: Sequence[Store]) -> AdaptedModel:
+def _build_model(request: PretrainRequest) -> AdaptedModel:
     """The backbone, and an energy head for each level of theory that is not its own."""
     backbone = load_backbone(
         request.backbone.name,
@@ -225,23 +232,37 @@ def _build_model(request: PretrainRequest, stores: Sequence[Store]) -> AdaptedMo
             expected="a potential, or direct forces",
             fix="set objective.forces=direct, or choose another backbone",
         )
-    for store in stores:
-        for name in ("energy", "forces"):
-            store.targets_named([name])
     return model
 
 
+def _check_labels(store: Store) -> None:
+    """Refuse a store where a structure lacks energy or forces, before it poisons what it is for."""
+    for name in ("forces", "energy"):
+        given = name in store.targets
+        lacking = np.flatnonzero(~store.is_labelled(name)) if given else np.arange(len(store))
+        if len(lacking):
+            raise TetherError(
+                f"{len(lacking):,} of {store.n_systems:,} structures in {store.path}, the first "
+                f"{store.ids[lacking[0]]!r}, lack {name!r}",
+                expected="energy (eV) and forces (eV/Å) of every structure",
+                fix="make them with `tether label`, or prepare the store without these structures",
+            )
+
+
 def _watched(
-    model: AdaptedModel, first: Store, inputs: PretrainInputs, seed: int
+    request: PretrainRequest, model: AdaptedModel, first: Store
 ) -> tuple[NDArray[np.int64] | None, dict[str, Graph]]:
     """Rows of the first data set to train on, None for all, and the sets to judge by."""
+    inputs = request.inputs
     rows, watched = None, {}
     if inputs.validation is None:
-        rows, held = hold_out(first, seed=seed)
+        rows, held = hold_out(first, seed=request.seed)
         watched["validation"] = model.backbone.prepare(first.batch(held))
     for name, path in (("validation", inputs.validation), ("test", inputs.test)):
         if path is not None:
             store = Store.open(path)
+            if request.objective.needs_forces:
+                _check_labels(store)
             watched[name] = model.backbone.prepare(store.batch(np.arange(store.n_systems)))
     return rows, watched
 
@@ -250,29 +271,40 @@ def _part(request: PretrainRequest, model: AdaptedModel, corpus: Corpus, share: 
     objective, names = request.objective, [one.name for one in request.inputs.datasets]
     position, name = names.index(corpus.data.name), None
     suffix = f"/{corpus.data.name}" if len(names) > 1 else ""
-    needs_forces = objective.has_forcefield or (objective.has_denoising and objective.conditioned)
-    scale = force_scale(corpus.sample) if needs_forces else 1.0
+    seed = _seed(request.seed, position)
+    scale = force_scale(corpus.sample) if objective.needs_forces else 1.0
     if not objective.has_forcefield:
-        return Part(corpus, share, suffix, None, scale, None)
+        return Part(corpus, share, suffix, None, scale, None, seed)
     direct = objective.forces == "direct"
     if direct or position:
-        spec, name, seed = model.backbone.spec, corpus.data.name, request.seed + position
+        spec, name = model.backbone.spec, corpus.data.name
+        if "." in name or hasattr(model.potentials, name):
+            raise TetherError(
+                f"data set name {name!r}",
+                expected="for a set with a head: no dot in it, and no method of torch's ModuleDict",
+                fix="give it another with `name`",
+            )
         pair = PairHead(spec.n_features, cutoff=spec.cutoff, seed=seed) if direct else None
         model.potentials[name] = EnergyHead(spec.n_features, scale=scale, direct=pair, seed=seed)
     offsets = element_offsets(model, corpus.sample, head=name)
-    return Part(corpus, share, suffix, name, scale, offsets)
+    return Part(corpus, share, suffix, name, scale, offsets, seed)
+
+
+def _seed(seed: int, position: int) -> int:
+    """The run's for the first data set, independent ones for the others."""
+    return int(np.random.SeedSequence([seed, position]).generate_state(1)[0]) if position else seed
 
 
 def _tasks(request: PretrainRequest, model: AdaptedModel, part: Part, ranks: Ranks) -> list[Task]:
-    objective, settings, seed = request.objective, request.settings, request.seed
+    objective, settings = request.objective, request.settings
     tasks: list[Task] = []
     if objective.has_forcefield:
         tasks.append(
             ForceFieldTask(
                 part.corpus.stream(
                     batch_size=part.share,
-                    seed=seed,
-                    offsets=part.offsets,
+                    seed=part.seed,
+                    offsets=None if part.offsets is None else part.offsets.per_element,
                     rank=ranks.rank,
                     n_ranks=ranks.n,
                 ),
@@ -286,10 +318,10 @@ def _tasks(request: PretrainRequest, model: AdaptedModel, part: Part, ranks: Ran
             )
         )
     if isinstance(model.denoising, PairHead):
-        stream = part.corpus.stream(batch_size=part.share, seed=seed + 1)
+        stream = part.corpus.stream(batch_size=part.share, seed=part.seed + 1)
         tasks.append(
             DenoisingTask(
-                NoisyStream(stream, objective.scales, seed, objective.strain),
+                NoisyStream(stream, objective.scales, part.seed, objective.strain),
                 model.denoising,
                 force_scale=part.scale,
                 name=f"denoising{part.suffix}",

@@ -12,9 +12,18 @@ from ase import Atoms
 
 import tether.level
 from tether.data.store import Store
+from tether.errors import TetherError
+from tether.evaluation import forcefield_errors
 from tether.graph import Graph
 from tether.labels.pseudo import pseudo_label
-from tether.level import align_energies
+from tether.level import (
+    Level,
+    align_energies,
+    bring_to_level,
+    element_offsets,
+    shift_energies,
+    shift_held_out,
+)
 from tether.model import AdaptedModel
 from tether.structures import from_ase
 from tether.testing.tiny import TinyBackbone
@@ -80,3 +89,57 @@ def test_forces_are_left_alone(workspace: Any) -> None:
     aligned, level = align_energies(model, graph)
     assert torch.equal(aligned.batch.atom_labels["forces"], graph.batch.atom_labels["forces"])
     assert level.errors["force_mae"] > 1e-3  # labels of another network: what `level_check` reports
+
+
+ATOMIC = {1: -13.6, 6: -1030.0, 7: -1485.0, 8: -2042.0}
+
+
+def test_energies_of_elements_that_were_not_fitted_are_unknown(molecules: list[Atoms]) -> None:
+    model, graph = own_labels(molecules)
+    other = shifted(graph, ATOMIC)
+    has_oxygen = torch.tensor([8 in atoms.numbers for atoms in molecules])
+    _, level = align_energies(model, other.select(torch.nonzero(~has_oxygen).flatten()))
+    moved = bring_to_level(model, other, level)
+    assert torch.equal(moved.batch.labels["energy"].isnan(), has_oxygen)
+    errors = forcefield_errors(model, moved)
+    assert errors["n_energies"] == int((~has_oxygen).sum())
+    assert errors["energy_mae_per_atom"] < 1e-4
+    # Its own labels need no offset: what the model says of oxygen is known.
+    _, level = align_energies(model, graph.select(torch.nonzero(~has_oxygen).flatten()))
+    moved = bring_to_level(model, graph, level)
+    assert torch.equal(
+        moved.batch.labels["energy"],
+        shift_energies(graph, level.offsets.per_element).batch.labels["energy"],
+    )
+    assert "n_energies" not in forcefield_errors(model, moved)
+
+
+def test_a_single_composition_tells_of_its_multiples_only() -> None:
+    water, far = Atoms("OH2", [[0, 0, 0], [0.76, 0.59, 0], [-0.76, 0.59, 0]]), [9.0, 0.0, 0.0]
+    pair = water.copy()
+    pair.extend(Atoms("OH2", water.positions + far))
+    peroxide = Atoms("H2O2", [[0.8, 0.9, 0.6], [-0.8, -0.9, 0.6], [0, 0.7, 0], [0, -0.7, 0]])
+    model, graph = own_labels([water, pair, peroxide])
+    other = shifted(graph, ATOMIC)
+    offsets = element_offsets(model, other.select(torch.tensor([0])))
+    assert offsets.know(graph.batch).tolist() == [True, True, False]
+    moved = shift_held_out(other, offsets)
+    error = moved.batch.labels["energy"] - graph.batch.labels["energy"]
+    assert float(error[:2].abs().max()) < 1.0
+    for rows, n_known in (([1, 2], 1), ([2], 0)):
+        found = forcefield_errors(model, moved.select(torch.tensor(rows)))
+        assert found["n_energies"] == n_known
+        assert "energy_mae_per_atom" not in found
+        assert found["force_mae"] < 1e-5
+        with pytest.raises(TetherError, match=f"for {n_known} of {len(rows)} structures, .* tell"):
+            bring_to_level(model, other.select(torch.tensor(rows)), Level(offsets, {}))
+
+
+def test_a_full_fit_knows_all_to_the_same_bits(molecules: list[Atoms]) -> None:
+    model, graph = own_labels(molecules)
+    other = shifted(graph, ATOMIC)
+    offsets = element_offsets(model, other.select(torch.arange(0, 36, 2)))
+    plain = shift_energies(other, offsets.per_element)
+    assert torch.equal(
+        shift_held_out(other, offsets).batch.labels["energy"], plain.batch.labels["energy"]
+    )

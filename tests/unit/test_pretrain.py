@@ -390,7 +390,7 @@ def test_a_sample_of_a_streamed_set_has_every_element(
 
 
 def without_forces(path: Path) -> Path:
-    batch = from_ase([Atoms("H2", [[0, 0, 0], [0, 0, 0.7 + 0.01 * k]]) for k in range(30)])
+    batch = from_ase([Atoms(f"H{n}", [[0, 0, 0.7 * k] for k in range(n)]) for n in range(2, 32)])
     write_store(path, [Chunk(replace(batch, ids=tuple(map(str, range(30)))), ("x",) * 30)], [])
     return path
 
@@ -400,7 +400,7 @@ def test_bad_input_is_refused_and_nothing_written(workspace: Any, tmp_path: Path
     twice = PretrainInputs((DataSet(workspace.auxiliary), DataSet(workspace.auxiliary)))
     crowd = PretrainInputs(tuple(DataSet(workspace.auxiliary, name=f"s{k}") for k in range(9)))
     cases = [
-        (PretrainInputs((bare,)), Objective(), "has no label 'energy'"),
+        (PretrainInputs((bare,)), Objective(), "lack 'forces'"),
         (PretrainInputs((bare,)), Objective("denoising", conditioned=True), "lack 'forces'"),
         (twice, Objective(), "a name of its own"),
         (crowd, Objective(), "`training.batch_size` is 8 for 9 data sets"),

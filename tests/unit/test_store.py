@@ -375,3 +375,17 @@ def test_a_damaged_folder_is_refused(tmp_path: Path) -> None:
         Store.open(folder)
     with pytest.raises(TetherError, match="`shard_size` is 0; expected at least 1"):
         write_store(folder, kinds_of(sample()), TARGETS, shard_size=0)
+
+
+@pytest.mark.parametrize("size", [2, 7])
+def test_structures_that_lack_a_label(tmp_path: Path, size: int) -> None:
+    batch = sample()
+    forces = batch.atom_labels["forces"]
+    forces[int(batch.ptr[4]), 1], forces[-1, 2] = np.nan, np.inf
+    batch.labels["stress"][5, 8] = np.nan
+    write_store(tmp_path / "s.arrow", chunks_of(batch, size), TARGETS)
+    store = Store.open(tmp_path / "s.arrow")
+    for name, lacking in (("gap", [2]), ("stress", [5]), ("forces", [4, 6]), ("q", [])):
+        assert np.flatnonzero(~store.is_labelled(name)).tolist() == lacking
+    with pytest.raises(TetherError, match="has no label 'dipole'"):
+        store.is_labelled("dipole")

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from tether.data.store import Store
     from tether.labels.label import LabelReport
-    from tether.labels.worker import Kind, Sampling
+    from tether.labels.samples import Kind
+    from tether.labels.worker import Sampling
 
 __all__ = ["label_command"]
 

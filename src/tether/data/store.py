@@ -220,6 +220,37 @@ class Store:
         level = "atoms" if target.level == "atom" else "systems"
         return _joined([getattr(part, level)[_label_column(target)] for part in self._parts])
 
+    def is_labelled(self, name: str) -> NDArray[np.bool_]:
+        """Which structures have a label, of each atom and in every component.
+
+        Parameters
+        ----------
+        name : str
+            A target of the store.
+
+        Returns
+        -------
+        array, shape (n_systems,)
+            Read a record batch at a time; infinities are no labels.
+
+        Raises
+        ------
+        TetherError
+            When the store has no such label.
+        """
+        target = self.targets_named([name])[name]
+        of_atoms, key = target.level == "atom", _label_column(target)
+        known = []
+        for part in self._parts:
+            column = (part.atoms if of_atoms else part.systems)[key]
+            finite = np.isfinite(column).reshape(len(column), -1).all(axis=1)
+            if of_atoms:
+                lacking = np.searchsorted(part.ptr, np.flatnonzero(~finite), side="right") - 1
+                finite = np.ones(len(part.ptr) - 1, dtype=np.bool_)
+                finite[lacking] = False
+            known.append(finite)
+        return _joined(known)
+
     def batch(self, indices: Sequence[int] | NDArray[np.integer] | torch.Tensor) -> AtomBatch:
         """Structures by index, in that order; repeats are allowed.
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import torch
@@ -17,14 +18,19 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MIN_RATIO",
+    "Kind",
     "Samples",
     "check_temperature",
     "random_stream",
+    "structure_of",
     "too_close",
     "without_labels",
 ]
 
 MIN_RATIO = 0.4  # closer than this times the sum of covalent radii: redrawn
+Kind = Literal["displace", "strain", "modes", "md", "input"]
+
+_SUFFIX = re.compile(rf"(/({'|'.join(get_args(Kind))})-\d+)+$")
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,28 @@ class Samples:
 
     batch: AtomBatch
     rejected: tuple[Failure, ...]
+
+
+def structure_of(name: str) -> str | None:
+    """The structure that a geometry was made of.
+
+    Parameters
+    ----------
+    name : str
+        Id of a geometry, of geometries made of geometries, or of anything else.
+
+    Returns
+    -------
+    str or None
+        Id of the first one; None for what was not made here.
+
+    Examples
+    --------
+    >>> structure_of("qm9:7/displace-2"), structure_of("qm9:7/md-0/modes-12"), structure_of("a/b-1")
+    ('qm9:7', 'qm9:7', None)
+    """
+    found = _SUFFIX.search(name)
+    return name[: found.start()] if found else None
 
 
 def random_stream(seed: int, *key: object) -> np.random.Generator:

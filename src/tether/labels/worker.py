@@ -14,7 +14,7 @@ from tether.labels.dynamics import short_md
 from tether.labels.failure import Failure
 from tether.labels.perturb import displace, normal_mode_like, strained, unchanged
 from tether.labels.pseudo import PseudoLabeller, potential_calculator, pseudo_label
-from tether.labels.samples import Samples
+from tether.labels.samples import Kind, Samples
 from tether.labels.shards import pack_shard
 from tether.labels.xtb import xtb_calculator, xtb_label
 from tether.structures import AtomBatch, collate
@@ -40,7 +40,6 @@ __all__ = [
 ]
 
 Labeller = Literal["pseudo", "gfn2-xtb"]
-Kind = Literal["displace", "strain", "modes", "md", "input"]
 
 
 @dataclass(frozen=True)

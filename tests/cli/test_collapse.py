@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from tether.cli.collapse_tables import print_collapse
 from tether.cli.main import main
 from tether.training.log import read_log
 
@@ -75,9 +78,12 @@ def test_a_comparison_is_measured_shown_and_not_measured_twice(
     assert list(done["runs"].values()) == [True, True]
     content = strict_json(call("collapse", comparison, *options, "--json"))
     assert content == strict_json((comparison / "collapse.json").read_text())
-    left_out = content["runs"][0]["left_out"]["n_classes"]
-    assert left_out
-    assert f"not sampled: {left_out} rarer classes" in shown
+    assert content["runs"][0]["left_out"] == {"n_classes": 0, "share_of_atoms": 0.0}
+    assert "not sampled" not in shown
+    content["runs"][0]["left_out"] = {"n_classes": 7, "share_of_atoms": 0.254}
+    console = Console(file=io.StringIO(), width=160)
+    print_collapse(content, console)
+    assert "not sampled: 7 rarer classes, 25 % of the atoms" in console.file.getvalue()
     values = {
         (row["recipe"], row["name"]): row["value"]
         for row in content["pooled"]

@@ -137,7 +137,7 @@ class OpenedRun:
             raise TetherError(
                 problem,
                 expected=f"one of {', '.join(judged)}",
-                fix=f"choose for example {judged[-1]!r}",
+                fix=f"choose {ID_SET if ID_SET in judged else judged[0]!r}",
             )
         return cls(run, config, store, split)
 

@@ -22,14 +22,15 @@ PYTHON ?= $(shell for candidate in python3.11 python3; do \
 	&& command -v "$$candidate" && break; done)
 
 # $(call install,FOLDER,PIP OPTIONS): a new virtual environment with the package in it.
-# Most of what 20,000 modules are compiled to would never be read: those that are imported will be.
+# pip compiles every module, which takes a minute: left to the first import, warnings about other
+# people's sources would come up in the tests, where warnings are errors.
 define install
 	@test -n "$(PYTHON)" || { \
 		echo "no Python >= 3.11 found as python3.11 or python3: install one, or make PYTHON=/path/to/it" >&2; \
 		exit 1; }
 	$(PYTHON) -m venv $(1)
-	$(1)/bin/python -m pip install -qq --disable-pip-version-check --no-compile $(2) $(TORCH)
-	$(1)/bin/python -m pip install -qq --disable-pip-version-check --no-compile $(2) -e '.[$(EXTRAS)]'
+	$(1)/bin/python -m pip install -qq --disable-pip-version-check $(2) $(TORCH)
+	$(1)/bin/python -m pip install -qq --disable-pip-version-check $(2) -e '.[$(EXTRAS)]'
 endef
 
 .PHONY: test demo lint format lock clean

@@ -216,9 +216,7 @@ class Store:
                 expected=f"one of {', '.join(self.targets) or '(no labels)'}",
                 fix="check the spelling, or prepare the store with this target",
             )
-        target = self.targets[name]
-        level = "atoms" if target.level == "atom" else "systems"
-        return _joined([getattr(part, level)[_label_column(target)] for part in self._parts])
+        return _joined(self._columns(self.targets[name]))
 
     def is_labelled(self, name: str) -> NDArray[np.bool_]:
         """Which structures have a label, of each atom and in every component.
@@ -239,17 +237,20 @@ class Store:
             When the store has no such label.
         """
         target = self.targets_named([name])[name]
-        of_atoms, key = target.level == "atom", _label_column(target)
         known = []
-        for part in self._parts:
-            column = (part.atoms if of_atoms else part.systems)[key]
+        for part, column in zip(self._parts, self._columns(target), strict=True):
             finite = np.isfinite(column).reshape(len(column), -1).all(axis=1)
-            if of_atoms:
+            if target.level == "atom":
                 lacking = np.searchsorted(part.ptr, np.flatnonzero(~finite), side="right") - 1
                 finite = np.ones(len(part.ptr) - 1, dtype=np.bool_)
                 finite[lacking] = False
             known.append(finite)
         return _joined(known)
+
+    def _columns(self, target: Target) -> list[NDArray[Any]]:
+        """The labels of each part, as they lie in its file."""
+        level = "atoms" if target.level == "atom" else "systems"
+        return [getattr(part, level)[_label_column(target)] for part in self._parts]
 
     def batch(self, indices: Sequence[int] | NDArray[np.integer] | torch.Tensor) -> AtomBatch:
         """Structures by index, in that order; repeats are allowed.

@@ -193,34 +193,33 @@ def _counts(
 
     Nothing is drawn more than 65,535 times: even out of ever so many, 20 times is one in 10^18.
     """
-    step = max(1, _CHUNK // n)
     if n * n_resamples > _KEPT:
-        for start in range(0, n_resamples, step):
-            yield _block(generator, n, min(step, n_resamples - start))
+        yield from _blocks(generator, n, n_resamples)
         return
-    counts, after = _kept_counts(json.dumps(generator.bit_generator.state), n, n_resamples)
+    kept, after = _kept_counts(json.dumps(generator.bit_generator.state), n, n_resamples)
     generator.bit_generator.state = json.loads(after)
-    for start in range(0, n_resamples, step):
-        yield counts[start : start + step]
+    yield from kept
 
 
 # A summary asks hundreds of times for the same draws: those of its validation and test sets.
 @lru_cache(maxsize=4)
-def _kept_counts(state: str, n: int, n_resamples: int) -> tuple[NDArray[np.uint16], str]:
+def _kept_counts(
+    state: str, n: int, n_resamples: int
+) -> tuple[tuple[NDArray[np.uint16], ...], str]:
     """All of them, by a generator in this state; its state after."""
     generator = np.random.default_rng()
     generator.bit_generator.state = json.loads(state)
+    kept = tuple(_blocks(generator, n, n_resamples))
+    return kept, json.dumps(generator.bit_generator.state)
+
+
+def _blocks(
+    generator: np.random.Generator, n: int, n_resamples: int
+) -> Iterator[NDArray[np.uint16]]:
     step = max(1, _CHUNK // n)
-    blocks = [
-        _block(generator, n, min(step, n_resamples - start))
-        for start in range(0, n_resamples, step)
-    ]
-    return np.concatenate(blocks), json.dumps(generator.bit_generator.state)
-
-
-def _block(generator: np.random.Generator, n: int, n_rows: int) -> NDArray[np.uint16]:
-    drawn = generator.integers(n, size=(n_rows, n))
-    return np.array([np.bincount(row, minlength=n) for row in drawn], dtype=np.uint16)
+    for start in range(0, n_resamples, step):
+        drawn = generator.integers(n, size=(min(step, n_resamples - start), n))
+        yield np.array([np.bincount(row, minlength=n) for row in drawn], dtype=np.uint16)
 
 
 def unit_weights(generator: np.random.Generator, n_units: int, n_draws: int) -> NDArray[np.float64]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tether.graph import Graph
     from tether.model import AdaptedModel
     from tether.structures import AtomBatch
-    from tether.tasks.task import Task
+    from tether.tasks.forcefield import ForceFieldTask
 
 __all__ = [
     "Level",
@@ -36,6 +36,8 @@ __all__ = [
 N_FITTED = 512
 #: eV: labels whose fitted offsets are all below count energies as the head does, its own above all.
 OWN_LEVEL = 0.01
+#: Units of the labels' force spread: a loss below it is rounding, the labels are the model's own.
+OWN_LOSS = 1e-3
 #: Batches that the pretrained loss is averaged over: enough to know it to some per cent.
 N_BATCHES = 32
 
@@ -220,8 +222,12 @@ def shift_held_out(graph: Graph, offsets: Offsets) -> Graph:
     return replace(shifted, batch=replace(shifted.batch, labels=labels))
 
 
-def pretrained_level(model: AdaptedModel, task: Task) -> float:
+def pretrained_level(model: AdaptedModel, task: ForceFieldTask) -> float:
     """Loss of the untrained model: the mean over the first batches of the task's own stream.
+
+    On labels that the model made itself, the loss is zero, and says nothing about how good the
+    model is at its level of theory. There, the loss that the errors published by its authors amount
+    to stands for it, where they are known: what it would have on the labels that it imitates.
 
     A function of model, data and seed alone, so that a run that is started again finds the same.
 
@@ -229,19 +235,21 @@ def pretrained_level(model: AdaptedModel, task: Task) -> float:
     ----------
     model : AdaptedModel
         Not yet trained.
-    task : Task
-        Usually the force field.
+    task : ForceFieldTask
+        With its labels.
 
     Returns
     -------
     float
         In the unit of the task's loss.
     """
-    losses = [
-        task.loss(model, task.stream.batch(step).to(model.device)).detach().double()
-        for step in range(N_BATCHES)
-    ]
-    return torch.stack(losses).mean().item()
+    batches = [task.stream.batch(step) for step in range(N_BATCHES)]
+    losses = [task.loss(model, batch.to(model.device)).detach().double() for batch in batches]
+    measured = torch.stack(losses).mean().item()
+    errors = model.backbone.spec.errors
+    if errors is None or measured > OWN_LOSS:
+        return measured
+    return sum(task.loss_of(errors, batch) for batch in batches) / len(batches)
 
 
 def _sample(graph: Graph) -> Tensor:

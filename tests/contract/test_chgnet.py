@@ -224,6 +224,10 @@ def test_spec_says_what_was_loaded(backbone: Chgnet, checkpoint: str) -> None:
     assert (spec.periodic, spec.molecules, len(spec.elements)) == (True, False, n_elements)
     assert "BSD" in spec.licence
     assert ("r2SCAN" in spec.level_of_theory) == (checkpoint == "r2scan")
+    # The name of the file ends in the errors, meV and meV/Å.
+    assert spec.errors is not None
+    named = f"_e{1000 * spec.errors.energy:.0f}f{1000 * spec.errors.force:.0f}"
+    assert abs(spec.errors.force - 0.03846) < 1e-9 or named in pinned.path
     layers = [f"layer {k}" for k in range(4)]
     assert [name for name, _ in backbone.blocks()] == ["embedding", *layers]
 

@@ -11,6 +11,8 @@ import torch
 from ase import Atoms
 
 import tether.level
+from tether.backbones.protocol import LevelErrors
+from tether.data.loader import GraphStream
 from tether.data.store import Store
 from tether.errors import TetherError
 from tether.evaluation import forcefield_errors
@@ -21,11 +23,13 @@ from tether.level import (
     align_energies,
     bring_to_level,
     element_offsets,
+    pretrained_level,
     shift_energies,
     shift_held_out,
 )
 from tether.model import AdaptedModel
 from tether.structures import from_ase
+from tether.tasks.forcefield import ForceFieldTask, force_scale
 from tether.testing.tiny import TinyBackbone
 
 
@@ -54,6 +58,31 @@ def test_own_labels_are_not_moved(molecules: list[Atoms]) -> None:
     assert float(moved) < 1e-4
     assert level.errors["force_mae"] < 1e-5
     assert level.errors["energy_mae_per_atom"] < 1e-5
+
+
+def forcefield_task(graph: Graph) -> ForceFieldTask:
+    return ForceFieldTask(GraphStream(graph, batch_size=8), force_scale(graph))
+
+
+def test_own_labels_leave_the_error_that_the_authors_publish(molecules: list[Atoms]) -> None:
+    model, graph = own_labels(molecules)
+    assert pretrained_level(model, forcefield_task(graph)) < 1e-3
+    errors = LevelErrors(energy=0.03, force=0.07)
+    model.backbone.spec = replace(model.backbone.spec, errors=errors)
+    task = forcefield_task(graph)
+    level = pretrained_level(model, task)
+    assert level == pytest.approx((2 * 0.07 + 0.03) / task.scale, rel=1e-6)
+
+
+def test_on_labels_of_others_the_error_is_the_measured_one(molecules: list[Atoms]) -> None:
+    model, graph = own_labels(molecules)
+    forces = graph.batch.atom_labels["forces"] * 1.1
+    other = replace(graph, batch=replace(graph.batch, atom_labels={"forces": forces}))
+    measured = pretrained_level(model, forcefield_task(other))
+    assert 0.01 < measured < 0.2
+    huge = LevelErrors(energy=10.0, force=10.0)
+    model.backbone.spec = replace(model.backbone.spec, errors=huge)
+    assert pretrained_level(model, forcefield_task(other)) == measured
 
 
 def test_atomic_energies_of_another_level_are_taken_out(molecules: list[Atoms]) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from ase import Atoms
 
+from tether.backbones.protocol import LevelErrors
 from tether.data.loader import GraphStream
 from tether.errors import TetherError
 from tether.evaluation import forcefield_errors
@@ -192,6 +193,46 @@ def test_the_stress_term_follows_the_formula_and_its_weight() -> None:
         3 * expected, rel=1e-6
     )
     assert number(replace(task, stress_weight=0.0).loss(model, moved)) < 1e-8
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0), (2.0, 0.5, 3.0)])
+def test_published_errors_amount_to_the_loss_of_labels_that_are_off_by_them(
+    weights: tuple[float, float, float],
+) -> None:
+    errors = LevelErrors(energy=0.03, force=0.07, stress=0.002)
+    backbone = TinyBackbone(n_features=16).double()
+    frames = [silicon(), sodium_chloride()] * 200
+    found = pseudo_label(backbone, from_ase(frames))
+    assert found.stress is not None
+    rng = np.random.default_rng(0)
+    off = {"energy": found.energy, "forces": found.forces, "stress": found.stress}
+    size = {"energy": 0.03 * 2, "forces": 0.07, "stress": 0.002}  # two atoms in each cell
+    noisy = {
+        name: value.numpy() + np.sqrt(np.pi / 2) * rng.normal(scale=size[name], size=value.shape)
+        for name, value in off.items()
+    }
+    atom_labels = {"forces": noisy.pop("forces")}
+    graph = backbone.prepare(from_ase(frames, labels=noisy, atom_labels=atom_labels))
+    force, energy, stress = weights
+    task = ForceFieldTask(GraphStream(graph, batch_size=2), force_scale(graph), *weights)
+    loss = number(task.loss(AdaptedModel(backbone, []), graph))
+    volume = graph.batch.cell.det().abs().div(2).clamp(max=20.0).mean()
+    assert float(volume) > 19.9  # silicon's 20 Å³ an atom; salt's 22.6 counts as that
+    # The formula takes means of norms as root mean squares, and leaves the salt's excess out.
+    assert task.loss_of(errors, graph) == pytest.approx(loss, rel=0.08)
+    assert replace(task, force_weight=0.0).loss_of(errors, graph) < 0.7 * loss
+    terms = [force * 2 * 0.07, energy * 0.03, stress * float(volume) * 3 * 1.2533 * 0.002]
+    assert task.loss_of(errors, graph) == pytest.approx(sum(terms) / task.scale, rel=1e-3)
+
+
+def test_vacuum_does_not_raise_what_published_errors_amount_to() -> None:
+    _, graph = crystals()
+    task = ForceFieldTask(GraphStream(graph, batch_size=2), force_scale(graph))
+    errors = LevelErrors(energy=0.03, force=0.07, stress=0.002)
+    wide = replace(graph, batch=replace(graph.batch, cell=2.0 * graph.batch.cell))
+    dense = replace(graph, batch=replace(graph.batch, cell=0.5 * graph.batch.cell))
+    assert task.loss_of(errors, wide) == pytest.approx(task.loss_of(errors, graph), rel=0.01)
+    assert task.loss_of(errors, dense) < 0.7 * task.loss_of(errors, graph)
 
 
 def test_structures_without_a_stress_label_are_left_out_of_its_mean() -> None:

@@ -12,7 +12,26 @@ if TYPE_CHECKING:
     from tether.graph import Graph
     from tether.structures import AtomBatch
 
-__all__ = ["Backbone", "BackboneSpec", "Potential"]
+__all__ = ["Backbone", "BackboneSpec", "LevelErrors", "Potential"]
+
+
+@dataclass(frozen=True)
+class LevelErrors:
+    """How far a pretrained potential is from its own level of theory, as its authors say.
+
+    Attributes
+    ----------
+    energy : float
+        Mean absolute error, eV an atom.
+    force : float
+        Mean absolute error of a component, eV/Å.
+    stress : float or None
+        Mean absolute error of a component, eV/Å³.
+    """
+
+    energy: float
+    force: float
+    stress: float | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +68,8 @@ class BackboneSpec:
     charge, spin : bool
         Whether the total charge, and the number of unpaired electrons, change the features; where
         they do not, or the weights were made from neutral closed shells, others are refused.
+    errors : LevelErrors or None
+        Of its potential; None where nobody has said.
     """
 
     name: str
@@ -65,6 +86,7 @@ class BackboneSpec:
     mirror: bool = True
     charge: bool = False
     spin: bool = False
+    errors: LevelErrors | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain mapping, for JSON."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from tether.backbones.protocol import Backbone
+    from tether.backbones.protocol import Backbone, LevelErrors
 
 __all__ = ["Checkpoint", "Published", "converted_weights", "copy_weights", "find_package"]
 
@@ -47,6 +47,8 @@ class Checkpoint(Generic[C]):
         Size of the network.
     elements : tuple of int, optional
         Of the training structures; default: all that the network has room for.
+    errors : LevelErrors, optional
+        On the authors' test set.
     """
 
     path: str
@@ -54,6 +56,7 @@ class Checkpoint(Generic[C]):
     level_of_theory: str
     config: C
     elements: tuple[int, ...] | None = None
+    errors: LevelErrors | None = None
 
 
 @dataclass(frozen=True)
@@ -169,6 +172,7 @@ class Published(Generic[C, B]):
             licence=self.licence,
             elements=checkpoint.elements or backbone.spec.elements,
             level_of_theory=checkpoint.level_of_theory,
+            errors=checkpoint.errors,
         )
         tensors = cast("torch.nn.Module", backbone).state_dict()
         copy_weights(tensors, path, package=self.package)

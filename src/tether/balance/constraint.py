@@ -18,9 +18,10 @@ __all__ = ["FLOOR", "Constraint"]
 
 CONSTRAINED = "forcefield"
 #: Pretrained losses below this count as this, in units of the labels' force spread. A pretrained
-#: model has no error at all on labels that it made itself, and (1 + ε) × 0 cannot be kept. Good
-#: potentials miss their own level of theory by a few per cent of the spread (SO3LR on ethanol:
-#: 0.036 eV/Å), so that a smaller drift from pseudo-labels is no loss of physics.
+#: model has no error at all on labels that it made itself, and (1 + ε) × 0 cannot be kept. What it
+#: misses its own level of theory by is known for some (`tether.level.pretrained_level`); it is a
+#: few per cent of the spread for good ones (SO3LR on ethanol: 0.036 eV/Å), so that a smaller drift
+#: from pseudo-labels is no loss of physics.
 FLOOR = 0.04
 #: Share of the newest batch in the running loss: batches scatter by a fifth, forty steps by 3 %.
 SMOOTHING = 0.05
@@ -41,7 +42,8 @@ class Constraint:
 
     One bound serves all labels. The force-field loss is in units of the labels' force spread
     (`ForceFieldTask`); on real or xTB labels the reference is the pretrained model's distance from
-    them and the bound relative; on pseudo-labels the reference is zero, and the floor takes over.
+    them and the bound relative; on pseudo-labels it is what the model's authors say of its errors;
+    where they say nothing it is zero, and the floor takes over.
 
     Parameters
     ----------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,12 +15,16 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Parameter
 
+    from tether.backbones.protocol import LevelErrors
     from tether.graph import Graph
     from tether.model import AdaptedModel
     from tether.structures import AtomBatch
     from tether.tasks.task import Stream
 
 __all__ = ["ForceFieldTask", "force_scale"]
+
+#: Å³ an atom, of a dense crystal. Vacuum about a layer adds to the volume, and not to the virial.
+BULK_VOLUME = 20.0
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,33 @@ class ForceFieldTask:
             virial = _virial_error(stress, batch, n_stresses)
             loss = loss + self.stress_weight * virial / self.scale
         return loss
+
+    def loss_of(self, errors: LevelErrors, graph: Graph) -> float:
+        """Loss that errors of a published size would amount to on a batch.
+
+        Parameters
+        ----------
+        errors : LevelErrors
+            Mean absolute errors of a potential; that of stress in bulk crystals.
+        graph : Graph
+            A labelled batch: stress counts with its volume an atom, without vacuum.
+
+        Returns
+        -------
+        float
+            In units of the force spread, as `loss`.
+        """
+        # Of a vector of any direction, a component is half the length in the mean.
+        loss = self.force_weight * 2.0 * errors.force + self.energy_weight * errors.energy
+        batch = graph.batch
+        if errors.stress is not None and "stress" in batch.labels:
+            known = _has_stress(batch)
+            volume = (torch.linalg.det(batch.cell).abs() / batch.counts).clamp(max=BULK_VOLUME)
+            mean_volume = float((volume * known).sum() / known.sum().clamp(min=1))
+            # Nine components, normally distributed: root mean square over mean, times three.
+            norm = 3.0 * math.sqrt(math.pi / 2.0) * errors.stress
+            loss += self.stress_weight * mean_volume * norm
+        return loss / self.scale
 
     def weights(self, model: AdaptedModel) -> list[Parameter]:
         """Backbone and the head of energies."""

@@ -36,7 +36,7 @@ class LevelErrors:
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """What is known about a backbone, printed by `tether list` and written to provenance.
+    """What is known about a backbone, written to the provenance of its runs.
 
     Attributes
     ----------

@@ -29,11 +29,13 @@ if TYPE_CHECKING:
     from tether.config import Config
     from tether.metrics.resampling import Statistic, StructureErrors
 
-__all__ = ["Errors", "errors_of", "summarise"]
+__all__ = ["LEVEL", "Errors", "errors_of", "summarise"]
 
 STATISTICS: tuple[Statistic, ...] = ("mae", "rmse")
 #: Recipe whose gap between OOD and ID error is the unit of the distance to the limit.
 LIMIT_REFERENCE = "full"
+#: Nominal coverage of every interval.
+LEVEL = 0.95
 #: (recipe, seed) → (target, subset) → errors.
 Errors: TypeAlias = "dict[tuple[str, int], dict[tuple[str, str], StructureErrors]]"
 
@@ -73,6 +75,7 @@ def summarise(folder: Path, *, config: Config) -> dict[str, Any]:
     provenance = read_json(first.provenance) if first else {}
     return {
         "format": 1,
+        "level": LEVEL,
         "rows": _seed_rows(errors, metrics, units) + _pooled_rows(errors, metrics, units, names),
         "gains": _gains(errors, names, config.references),
         "limit_distances": _limit_distances(errors, names),
@@ -81,6 +84,8 @@ def summarise(folder: Path, *, config: Config) -> dict[str, Any]:
         "split": {
             "name": split.name,
             "method": split.method,
+            # Which property the ranges in the report are of; None where the rule looked at none.
+            "target": split.parameters.get("target"),
             "sizes": split.sizes,
             "report": split.report,
         },
@@ -147,7 +152,7 @@ def _seed_rows(
         cost = {k: metrics[recipe, seed][k] for k in ("property_steps", "seconds")}
         for key, error in by_subset.items():
             for statistic in STATISTICS:
-                found = bootstrap_interval(error, statistic)
+                found = bootstrap_interval(error, statistic, level=LEVEL)
                 numbers = {"value": found.value, "low": found.low, "high": found.high}
                 rows.append(
                     _row(
@@ -175,7 +180,7 @@ def _pooled_rows(
         for key in errors[seeds[0]]:
             by_seed = [errors[seed][key] for seed in seeds]
             for statistic in STATISTICS:
-                found = seed_pooled_interval(by_seed, statistic)
+                found = seed_pooled_interval(by_seed, statistic, level=LEVEL)
                 numbers = {"value": found.value, "low": found.low, "high": found.high}
                 rows.append(
                     _row(
@@ -219,7 +224,7 @@ def _limit_distances(errors: Errors, names: list[str]) -> list[dict[str, Any]]:
                 for one in (by_recipe[recipe], reference)
             )
             for statistic in STATISTICS:
-                found = limit_interval(ours, theirs, statistic)
+                found = limit_interval(ours, theirs, statistic, level=LEVEL)
                 if np.isnan([found.value, found.low]).any():
                     continue  # the reference is no worse outside than inside, or within its noise
                 rows.append(
@@ -255,7 +260,7 @@ def _gains(errors: Errors, names: list[str], references: Sequence[str]) -> list[
                 if not any(flat_errors(one).any() for one in theirs):
                     continue  # of a faultless reference there are no shares
                 for statistic in STATISTICS:
-                    gain = paired_gain(ours, theirs, statistic)
+                    gain = paired_gain(ours, theirs, statistic, level=LEVEL)
                     rows.append(
                         {
                             "recipe": recipe,

@@ -12,6 +12,7 @@ from tether.config import Config, load_config
 from tether.data.store import Store
 from tether.errors import TetherError
 from tether.predict import load_run
+from tether.report.read import refuse_pretraining
 from tether.run import Run
 from tether.serialization import read_json
 from tether.splits.split import Split
@@ -116,9 +117,10 @@ class OpenedRun:
         Raises
         ------
         TetherError
-            When the folder holds no complete run, its store is missing or has changed, the split
-            has no such set, or it is the training set.
+            When the folder holds no complete run or a pretraining, its store is missing or has
+            changed, the split has no such set, or it is the training set.
         """
+        refuse_pretraining(folder)
         run = Run(folder)
         if not (run.is_complete and run.config.exists() and run.weights.exists()):
             raise TetherError(

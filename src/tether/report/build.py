@@ -160,7 +160,7 @@ def _subtitle(summary: Mapping[str, Any]) -> str:
 
 def _overview_note(summary: Mapping[str, Any]) -> str:
     if not summary["gains"]:
-        return "Smaller is better. Without a reference recipe there are no gains."
+        return "Smaller is better."
     intervals = f"{level_words(summary)}intervals".capitalize()
     return (
         "Smaller errors are better; the best of each column is in bold. "
@@ -215,4 +215,9 @@ def _methods(comparison: Comparison) -> list[str]:
     if unfinished:
         names = ", ".join(dict.fromkeys(unfinished))
         sentences.append(f"Not finished, and not in the tables: {names}.")
+    if comparison.left_out:
+        sentences.append(
+            "Left out, as summary.json does not know them (of a recipe or a seed that the "
+            f"configuration did not name): {', '.join(comparison.left_out)}."
+        )
     return sentences

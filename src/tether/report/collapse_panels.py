@@ -17,8 +17,8 @@ from tether.report.collapse_read import (
 )
 from tether.report.collapse_tables import first_entry, label_of
 from tether.report.format import as_number
-from tether.report.panels import Panel, curve_panel, or_nan
-from tether.report.results import recipes_of, unit_of
+from tether.report.panels import Panel, curve_panel, or_nan, recipe_positions
+from tether.report.results import unit_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -39,12 +39,6 @@ _LIVE_LABELS = {
     "knn_purity": ("Neighbour purity", "share of neighbours of the same class"),
     "sliced_w1": ("Distance to the pretrained features", "sliced 1-Wasserstein"),
 }
-
-
-def _positions(comparison: Comparison) -> dict[str, int]:
-    """Position of each recipe: the same colour as in every other figure of the page."""
-    names = [*recipes_of(comparison.summary), *(run.recipe for run in comparison.runs)]
-    return {name: idx for idx, name in enumerate(dict.fromkeys(names))}
 
 
 def layer_panels(comparison: Comparison, collapse: Collapse) -> list[Panel]:
@@ -90,7 +84,7 @@ def _layer_panel(comparison: Comparison, collapse: Collapse, name: str) -> Panel
     figure = layer_lines(
         positions,
         curves,
-        positions=_positions(comparison),
+        positions=recipe_positions(comparison),
         before=_values(s.before for s in start),
         null=(low, high),
         axis_title=unit if unit != "1" else "",  # the panel's heading names the measure
@@ -188,7 +182,7 @@ def distance_panel(comparison: Comparison, points: Mapping[int, RunPoints], targ
     Returns
     -------
     Panel
-        Eight bins with equally many structures; the runs of a recipe are thrown together.
+        Bins with equally many structures; the runs of a recipe are thrown together.
     """
     title = "Error by distance to the training set"
     found: dict[str, list[NDArray[np.float64]]] = {}
@@ -209,14 +203,15 @@ def distance_panel(comparison: Comparison, points: Mapping[int, RunPoints], targ
         return Panel(title, missing="no run has distances and predictions")
     inside = np.concatenate(id_distances)
     id_range = None
-    caption = "Mean absolute error in eight bins of equally many structures."
+    n_bins = " to ".join(map(str, sorted({distance.size for distance, _ in curves.values()})))
+    caption = f"Mean absolute error in {n_bins} bins of equally many structures."
     if inside.size:
         id_range = (float(np.quantile(inside, 0.05)), float(np.quantile(inside, 0.95)))
         caption += " Grey: nine in ten ID test structures."
     unit = unit_of(comparison.summary, target)
     figure = distance_lines(
         curves,
-        positions=_positions(comparison),
+        positions=recipe_positions(comparison),
         id_range=id_range,
         axis_title=f"mean |error| of {target}" + (f" ({unit})" if unit else ""),
     )

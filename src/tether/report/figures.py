@@ -176,7 +176,9 @@ def error_bars(
         showlegend=False,
     )
     _add_seeds(figure, names, seed_values)
-    largest = float(np.nanmax(np.concatenate([value, high[has_interval]]), initial=0.0))
+    # A seed may lie beyond the interval of the mean over seeds.
+    errors = np.concatenate([value, high[has_interval], *map(np.asarray, seed_values)])
+    largest = float(np.nanmax(errors, initial=0.0))
     shown = {name: at for name, at in reference_lines.items() if at <= 1.6 * largest}
     _add_reference_lines(figure, shown)
     right = 1.08 * max([largest, *shown.values()])
@@ -290,14 +292,21 @@ def parity_plot(
 
 def _value_axis(
     curves: Mapping[str, Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]],
-) -> dict[str, object]:
-    """Make a logarithmic axis with full numbers at 1, 2 and 5, where it is long enough for them."""
+) -> tuple[dict[str, object], float]:
+    """Make a logarithmic axis with full numbers at 1, 2 and 5, where it is long enough for them.
+
+    With it comes the height at which zero, which such an axis has not, is drawn.
+    """
     every = np.concatenate([values for runs in curves.values() for _, values in runs])
     positive = every[np.isfinite(every) & (every > 0)]
+    if not positive.size:
+        return {}, 0.0
+    low, high = float(positive.min()), float(positive.max())
+    floor = low / 2 if (every == 0).any() else low
     axis: dict[str, object] = {"type": "log", "tickformat": "~g"}
-    if positive.size and positive.max() > 4 * positive.min():
-        axis["dtick"] = "D2" if positive.max() < 200 * positive.min() else 1
-    return axis
+    if high > 4 * floor:
+        axis["dtick"] = "D2" if high < 200 * floor else 1
+    return axis, floor
 
 
 def learning_curves(
@@ -330,23 +339,25 @@ def learning_curves(
         The figure.
     """
     figure = base_figure(height=320, x_title=x_title, y_title=axis_title)
+    axis, floor = _value_axis(curves) if log_scale else ({}, 0.0)
     for recipe, runs in curves.items():
         colour, dash = recipe_style(positions[recipe])
         for idx, (steps, values) in enumerate(runs):
             figure.add_scatter(
                 x=steps.astype(np.float32),
-                y=values.astype(np.float32),
+                y=np.where(values == 0, floor, values).astype(np.float32),
+                customdata=values.astype(np.float32),
                 mode="lines+markers" if steps.size < 2 else "lines",
                 name=plain(recipe),
                 legendgroup=plain(recipe),
                 showlegend=idx == 0,
                 line={"color": colour, "dash": dash, "width": 1.6},
                 opacity=0.85,
-                hovertemplate=f"{x_title} %{{x:{x_format}}}: %{{y:.4g}}"
+                hovertemplate=f"{x_title} %{{x:{x_format}}}: %{{customdata:.4g}}"
                 "<extra>%{fullData.name}</extra>",
             )
     figure.update_layout(
-        yaxis=_value_axis(curves) if log_scale else {},
+        yaxis=axis,
         xaxis={"separatethousands": True, "rangemode": "tozero"},
     )
     return figure

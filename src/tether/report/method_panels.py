@@ -9,8 +9,7 @@ import numpy as np
 
 from tether.report.figures import learning_curves
 from tether.report.format import as_number
-from tether.report.panels import Panel, curve_panel
-from tether.report.results import recipes_of
+from tether.report.panels import Panel, curve_panel, recipe_positions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,10 +70,9 @@ def _wise_panel(comparison: Comparison) -> Panel:
             chosen.append(f"{run.folder.name} {wise['chosen']:g}")
     if not curves:
         return Panel(title, missing="no run mixed its weights")
-    names = list(dict.fromkeys([*recipes_of(comparison.summary), *curves]))
     figure = learning_curves(
         curves,
-        positions={name: idx for idx, name in enumerate(names)},
+        positions=recipe_positions(comparison),
         axis_title="validation loss (a = 1: 1)",
         log_scale=True,
         x_title="share a of the fine-tuned weights",

@@ -13,6 +13,7 @@ from tether.report.figures import error_bars, learning_curves, parity_plot, subs
 from tether.report.format import as_number, format_quantity, n_decimals
 from tether.report.provenance import training_range
 from tether.report.results import (
+    ROUNDING,
     pooled_row,
     recipes_of,
     reference_lines_of,
@@ -37,6 +38,7 @@ __all__ = [
     "curve_panels",
     "or_nan",
     "parity_panels",
+    "recipe_positions",
     "subsample",
 ]
 
@@ -151,6 +153,12 @@ def subsample(n: int, limit: int) -> NDArray[np.int64]:
     if n <= limit:
         return np.arange(n)
     return np.sort(np.random.default_rng(0).choice(n, size=limit, replace=False))
+
+
+def recipe_positions(comparison: Comparison) -> dict[str, int]:
+    """Position of each recipe, which gives its colour in every figure of the page."""
+    names = [*recipes_of(comparison.summary), *(run.recipe for run in comparison.runs)]
+    return {name: idx for idx, name in enumerate(dict.fromkeys(names))}
 
 
 def parity_panels(comparison: Comparison, target: str) -> list[Panel]:
@@ -283,10 +291,15 @@ def curve_panels(comparison: Comparison, target: str) -> list[Panel]:
             comparison,
             "Force error",
             "force MAE (eV/Å)",
-            lambda event: (event.get("forcefield") or {}).get("force_mae"),
+            _force_error,
             log_scale=True,
         ),
     ]
+
+
+def _force_error(event: Mapping[str, Any]) -> float | None:
+    error = as_number((event.get("forcefield") or {}).get("force_mae"))
+    return 0.0 if error is not None and error < ROUNDING else error
 
 
 def _train_loss(event: Mapping[str, Any]) -> object:
@@ -330,17 +343,16 @@ def curve_panel(
             curves.setdefault(run.recipe, []).append((steps, values))
     if not curves:
         return Panel(title, missing="no log.jsonl has this number")
-    names = list(dict.fromkeys([*recipes_of(comparison.summary), *curves]))
+    positions = recipe_positions(comparison)
     figure = learning_curves(
-        curves,
-        positions={name: idx for idx, name in enumerate(names)},
-        axis_title=axis_title,
-        log_scale=log_scale,
+        curves, positions=positions, axis_title=axis_title, log_scale=log_scale
     )
     caption = "One line a run."
     if was_binned:
         caption += f" Averaged to {MAX_CURVE_POINTS} points a run."
-    lacking = [name for name in names if name not in curves]
+    if log_scale and any((values == 0).any() for runs in curves.values() for _, values in runs):
+        caption += " Zero is drawn at the bottom of the axis."
+    lacking = [name for name in positions if name not in curves]
     if lacking:
         caption += f" Not available for {', '.join(lacking)}."
     ends = [

@@ -68,25 +68,21 @@ def key_value_table(
     return Table(caption, columns, rows, [])
 
 
-def _find(report: object, keys: set[str], path: str = "") -> list[tuple[str, dict[str, Any]]]:
-    """Find mappings, at any depth, that have all the keys; with the path that leads there."""
+def _find(report: object, keys: set[str]) -> dict[str, Any]:
+    """Find the first mapping, at any depth, that has all the keys; empty where there is none."""
     if not isinstance(report, Mapping):
-        return []
-    found = [(path, dict(report))] if keys <= set(report) else []
-    for key, inner in report.items():
-        found += _find(inner, keys, f"{path}/{key}")
-    return found
+        return {}
+    if keys <= set(report):
+        return dict(report)
+    return next(filter(None, (_find(inner, keys) for inner in report.values())), {})
 
 
-def _extrapolation(
-    split: Mapping[str, Any], target: str | None, n_targets: int
-) -> dict[str, Any] | None:
-    found = _find(split.get("report"), {"id_low", "id_high"})
-    own = [entry for path, entry in found if target is not None and target in path.split("/")]
-    if own:
-        return own[0]
-    # A range that no target is named for belongs to the only target, or to nobody.
-    return found[0][1] if found and n_targets == 1 else None
+def _extrapolation(split: Mapping[str, Any], target: str, n_targets: int) -> dict[str, Any]:
+    """Find ranges of the labels, where they are those of the target."""
+    owner = split.get("target")
+    # Ranges of nobody knows whom (summaries before there was the key) are the only target's.
+    is_own = owner == target if owner else n_targets == 1
+    return _find(split.get("report"), {"id_low", "id_high"}) if is_own else {}
 
 
 def training_range(
@@ -108,7 +104,7 @@ def training_range(
     (float, float) or None
         In the target's unit.
     """
-    entry = _extrapolation(split, target, n_targets) or {}
+    entry = _extrapolation(split, target, n_targets)
     low, high = as_number(entry.get("id_low")), as_number(entry.get("id_high"))
     return None if low is None or high is None else (low, high)
 
@@ -132,7 +128,7 @@ def split_table(split: Mapping[str, Any], target: str, *, n_targets: int, unit: 
     Table
         A row a set.
     """
-    entry = _extrapolation(split, target, n_targets) or {}
+    entry = _extrapolation(split, target, n_targets)
     sets: Mapping[str, Any] = entry.get("sets") or {}
     columns = [Column("Set", numeric=False), Column("Structures")]
     if sets:
@@ -178,10 +174,9 @@ def leakage_table(split: Mapping[str, Any]) -> Table | None:
         A row a pair of sets (one row that says so where none shares any); None where leakage
         was not looked for.
     """
-    found = _find(split.get("report"), {"pairs", "n_repeats"})
-    if not found:
+    report = _find(split.get("report"), {"pairs", "n_repeats"})
+    if not report:
         return None
-    report = found[0][1]
     rows = []
     for pair in report["pairs"]:
         names = " and ".join(subset_label(str(name)) for name in pair.get("sets", []))

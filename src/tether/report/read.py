@@ -27,6 +27,7 @@ __all__ = [
     "read_object",
     "read_summary",
     "read_versioned",
+    "refuse_pretraining",
 ]
 
 _RUN_FILES = ("metrics.json", "log.jsonl", "predictions.parquet")
@@ -63,7 +64,7 @@ class Run:
     Attributes
     ----------
     recipe, seed : str, int or None
-        From the folder's name, `<recipe>-s<seed>`.
+        In a comparison from the folder's name, `<recipe>-s<seed>`, as in its summary.
     folder : Path
         The run folder.
     metrics : dict or None
@@ -101,6 +102,8 @@ class Comparison:
         The configuration as it stands in the folder.
     is_single_run : bool
         Whether `folder` is a run folder.
+    left_out : list of str
+        Run folders that the summary does not know.
     """
 
     folder: Path
@@ -108,6 +111,7 @@ class Comparison:
     runs: list[Run]
     config_text: str
     is_single_run: bool
+    left_out: list[str] = field(default_factory=list)
 
 
 def read_comparison(folder: Path) -> Comparison:
@@ -130,13 +134,10 @@ def read_comparison(folder: Path) -> Comparison:
     """
     folder = Path(folder)
     if (folder / "summary.json").is_file():
-        summary = read_summary(folder)
-        names = list(dict.fromkeys(str(row["recipe"]) for row in summary["rows"]))
-        paths = [path for path in sorted((folder / "runs").glob("*")) if path.is_dir()]
-        runs = sorted((_read_run(path) for path in paths), key=lambda run: _run_order(run, names))
-        return Comparison(folder, summary, runs, _config_text(folder, summary), is_single_run=False)
+        return _read_runs(folder, read_summary(folder))
+    refuse_pretraining(folder)
     if any((folder / name).is_file() for name in _RUN_FILES):
-        run = _read_run(folder)
+        run = _read_run(folder, *_identity(folder))
         summary = _summary_of_run(run)
         return Comparison(folder, summary, [run], _config_text(folder, summary), is_single_run=True)
     raise TetherError(
@@ -144,6 +145,47 @@ def read_comparison(folder: Path) -> Comparison:
         expected="a comparison folder (summary.json, runs/) or a run folder (metrics.json)",
         fix="run `tether compare` to its end first, or name the folder of a run",
     )
+
+
+def _read_runs(folder: Path, summary: dict[str, Any]) -> Comparison:
+    """Read the runs that are in the summary, or that it misses."""
+    names = list(dict.fromkeys(str(row["recipe"]) for row in summary["rows"]))
+    paths = {path.name: path for path in sorted((folder / "runs").glob("*")) if path.is_dir()}
+    expected = {f"{row['recipe']}-s{row['seed']}" for row in summary["rows"]}
+    expected |= set(summary.get("missing_runs") or [])
+    runs = [_read_run(path, *_from_name(name)) for name, path in paths.items() if name in expected]
+    runs.sort(key=lambda run: _run_order(run, names))
+    return Comparison(
+        folder,
+        summary,
+        runs,
+        _config_text(folder, summary),
+        is_single_run=False,
+        left_out=[name for name in paths if name not in expected],
+    )
+
+
+def refuse_pretraining(folder: Path) -> None:
+    """Refuse the folder of a pretraining: it predicts nothing that could be looked at.
+
+    Parameters
+    ----------
+    folder : Path
+        Perhaps of a run.
+
+    Raises
+    ------
+    TetherError
+        If `tether pretrain` made it.
+    """
+    # Only one of them is there before the end, and the other may have been left behind.
+    files = (folder / "metrics.json", folder / "state" / "identity.json")
+    if any("objective" in read_object(path) for path in files):
+        raise TetherError(
+            f"{str(folder)!r} holds a pretraining",
+            expected="a comparison, or a run that predicts properties (`tether adapt`)",
+            fix=f"its results are in {folder / 'card.md'}, written when it has finished",
+        )
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
@@ -227,9 +269,22 @@ def _config_text(folder: Path, summary: Mapping[str, Any]) -> str:
     return json.dumps(config, indent=2, ensure_ascii=False) if config else ""
 
 
-def _read_run(folder: Path) -> Run:
-    match = re.fullmatch(r"(.+)-s(\d+)", folder.name)
-    recipe, seed = (match[1], int(match[2])) if match else (folder.resolve().name, None)
+def _from_name(name: str) -> tuple[str, int | None]:
+    match = re.fullmatch(r"(.+)-s(\d+)", name)
+    return (match[1], int(match[2])) if match else (name, None)
+
+
+def _identity(folder: Path) -> tuple[str, int | None]:
+    """Recipe and seed that a run was started with; from its name where it does not say so."""
+    identity = read_object(folder / "state" / "identity.json")
+    recipe, seed = identity.get("recipe"), identity.get("seed")
+    name = recipe.get("name") if isinstance(recipe, dict) else None
+    if isinstance(name, str) and isinstance(seed, int):
+        return name, seed
+    return _from_name(folder.resolve().name)
+
+
+def _read_run(folder: Path, recipe: str, seed: int | None) -> Run:
     problems: dict[str, str] = {}
     metrics = _read_metrics(folder, problems)
     log = _read_log(folder, problems)
@@ -331,6 +386,7 @@ def _summary_of_run(run: Run) -> dict[str, Any]:
         "split": {
             "name": split.get("name"),
             "method": split.get("method"),
+            "target": (split.get("parameters") or {}).get("target"),
             "sizes": {name: len(rows) for name, rows in split.get("indices", {}).items()},
             "report": split.get("report", {}),
         },

@@ -9,6 +9,7 @@ from tether.report.format import as_number
 
 __all__ = [
     "REFERENCES",
+    "ROUNDING",
     "average_forgetting",
     "best_recipe",
     "gain_of",

@@ -19,6 +19,7 @@ from tether.report.results import (
     pooled_row,
     recipes_of,
     reference_lines_of,
+    seed_values,
     subset_label,
     subsets_of,
     unit_of,
@@ -36,7 +37,7 @@ def verdict(summary: Mapping[str, Any], target: str, *, metric: str = "rmse") ->
     The recipe named is the one with the largest OOD gain over `full` (over `scratch` where
     `full` was not run, else over the first reference of the comparison); the sentence says from
     how many it was picked, says so when it loses, and says so when the interval of the gain
-    includes zero.
+    includes zero. Where there is no gain, it says why.
 
     Parameters
     ----------
@@ -152,8 +153,30 @@ def _plain_sentence(summary: Mapping[str, Any], target: str, far: str, metric: s
         if value is not None:
             number = format_quantity(value, n_decimals([value]))
             parts.append(f"{subset_label(subset)} {metric.upper()} {number} {unit}".rstrip())
-    why = " (no gains: there is no reference recipe to compare with)"
-    return f"{recipe}: {', '.join(parts)}{why}."
+    why = _why_no_gain(summary, {"target": target, "subset": far, "metric": metric})
+    return f"{recipe}: {', '.join(parts)} ({why})."
+
+
+def _why_no_gain(summary: Mapping[str, Any], query: dict[str, str]) -> str:
+    recipes = recipes_of(summary)
+    named = (summary.get("config") or {}).get("references") or REFERENCES
+    references = [str(name) for name in named if name in recipes]
+    if not references:
+        missing = [str(name).rpartition("-s")[0] for name in summary.get("missing_runs") or []]
+        waiting = [name for name in named if name in missing]
+        if waiting:
+            return f"no run of {' or '.join(waiting)} has finished"
+        return "there is no reference recipe to compare with"
+    names = " and ".join(references)
+    if set(recipes) <= {*REFERENCES, references[0]}:
+        return f"there is no recipe to compare with {names}"
+    errors = [seed_values(summary, name, **query).values() for name in references]
+    label = f"{subset_label(query['subset'])} {query['metric'].upper()}"
+    if not any(errors):
+        return f"no {label} of {names} is known"
+    if not any(map(any, errors)):
+        return f"the {label} of {names} is 0"
+    return f"no other recipe has finished on a seed of {names}"
 
 
 def remarks(summary: Mapping[str, Any], target: str, *, metric: str = "rmse") -> list[str]:

@@ -16,7 +16,7 @@ from tether.metrics.resampling import flat_errors
 from tether.metrics.tasks import compare_over_tasks, holm, mean_ranks
 from tether.run import Run
 from tether.serialization import read_json
-from tether.summary import Errors, errors_of
+from tether.summary import LEVEL, Errors, errors_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["suite_results"]
 
-#: Nominal coverage of every interval, that of the tasks' summaries too.
-LEVEL = 0.95
 #: (recipe, seed) → error of one subset.
 _BySeed = dict[tuple[str, int], Any]
 

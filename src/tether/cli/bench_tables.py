@@ -11,7 +11,7 @@ from rich.text import Text
 
 from tether.cli.tables import full_width, stack
 from tether.report.format import format_gain, format_p, format_quantity, n_decimals
-from tether.report.results import subset_label
+from tether.report.results import subset_label, unit_of
 from tether.report.suite_read import (
     FEWEST_TASKS,
     named_recipes,
@@ -138,9 +138,10 @@ def _error_columns(
             }
             decimals, best = n_decimals(found.values()), min(found.values())
             name = task["name"] if len(task["targets"]) == 1 else f"{task['name']} {target}"
+            unit = unit_of(task, target)
             columns.append(
                 (
-                    f"{name}\n({task['unit']})" if task["unit"] else name,
+                    f"{name}\n({unit})" if unit else name,
                     [_cell(found.get(r), gains.get(r), decimals, best) for r in recipes],
                 )
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich import box
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -11,6 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from tether.cli.tables import stack
+from tether.report.collapse_predicts import predicts_table
+from tether.report.collapse_read import Collapse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -124,25 +126,18 @@ def _measure_table(rows: list[dict[str, Any]], recipes: list[str], title: str) -
 
 def _prediction_table(content: Mapping[str, Any]) -> Table | None:
     """Measures by how well they rank the runs; none where no correlation could be computed."""
-    rows = [row for row in content["predicts"] if row["rho"] is not None]
-    if not rows:
+    known = [row for row in content["predicts"] if row["rho"] is not None]
+    if not known:
         return None
-    rows.sort(key=lambda row: -abs(row["rho"]))
-    title = f"rank correlation with the OOD error of {content['target']} over {rows[0]['n']} runs"
+    shown = predicts_table(Collapse(runs=[], predicts=known))
+    title = f"rank correlation of collapse with the OOD error of {content['target']}"
+    title += " (ρ > 0: they grow together)"
     table = Table(title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("Measure", overflow="fold")
-    for heading in ("ρ", "95 %", "p", "Needs OOD labels"):
-        table.add_column(heading, justify="right")
-    for row in rows:
-        layer = "" if row["layer"] is None else f", layer {row['layer']}"
-        where = "" if row["points"] == "function" else f" ({row['points']}{layer})"
-        table.add_row(
-            Text(f"{row['label']}{where}"),
-            Text(f"{row['rho']:+.2f}"),
-            Text(_interval(row, "low", "high")),
-            Text(_number(row["p_value"])),
-            Text("yes" if row["needs_ood_labels"] else "no"),
-        )
+    for column in shown.columns:
+        justify: Literal["left", "right"] = "right" if column.numeric else "left"
+        table.add_column(column.label, justify=justify, overflow="fold")
+    for cells in shown.rows:
+        table.add_row(*(Text(cell.text) for cell in cells))
     return table
 
 

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tether.report.figures import INK, NEUTRAL, base_figure, plain, recipe_style, shade
+from tether.report.figures import (
+    INK,
+    NEUTRAL,
+    base_figure,
+    height_with_legend,
+    plain,
+    recipe_style,
+    shade,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -133,7 +141,9 @@ def layer_lines(
     plotly.graph_objects.Figure
         The figure.
     """
-    figure = base_figure(height=320, x_title="layer", y_title=axis_title)
+    figure = base_figure(
+        height=height_with_legend(320, list(curves)), x_title="layer", y_title=axis_title
+    )
     low, high = null
     known = np.isfinite(low) & np.isfinite(high)
     at = np.asarray(layers, dtype=np.float64)
@@ -190,7 +200,9 @@ def distance_lines(
         The figure.
     """
     figure = base_figure(
-        height=340, x_title="distance to the training set (pretrained features)", y_title=axis_title
+        height=height_with_legend(340, list(curves)),
+        x_title="distance to the training set (pretrained features)",
+        y_title=axis_title,
     )
     if id_range is not None:
         shade(figure, id_range)

@@ -135,7 +135,7 @@ def predicts_table(collapse: Collapse) -> Table:
 
 
 def _rho(rho: float) -> str:
-    return f"{rho:.2f}"
+    return f"{rho:.2f}".replace("-", "−")
 
 
 def foretelling(collapse: Collapse) -> str:
@@ -160,18 +160,21 @@ def foretelling(collapse: Collapse) -> str:
     known = [row for row in free if row[1] is not None]
     if not known:
         return "No measure could be correlated with the OOD error." if free else ""
-    entry, _, low, _ = known[0]
-    name = predict_label(collapse, entry)
-    if low is None or low <= 0:
+    # An interval is wider over fewer runs, so that the strongest need not be the one that holds.
+    best = next((row for row in known if row[2] is not None and row[2] > 0), None)
+    if best is None:
+        n_below = sum(high is not None and high < 0 for _, _, _, high in known)
+        below = f" ({n_below} below it)" if n_below else ""
         answer = (
-            f"No measure that needs no OOD labels foretells the OOD error: the interval of the "
-            f"strongest, {name} ({_numbers(known[0])}), includes zero."
+            f"No measure that needs no OOD labels foretells the OOD error: of {len(known)}, none "
+            f"has an interval above zero{below}. The highest is "
+            f"{predict_label(collapse, known[0][0])}: {_numbers(known[0])}."
         )
     else:
         answer = (
-            f"Of {len(known)} measures that need no OOD labels, {name} foretells the OOD error "
-            f"best: {_numbers(known[0])}. It was picked as the best of {len(known)}, which "
-            "flatters it."
+            f"Of {len(known)} measures that need no OOD labels, {predict_label(collapse, best[0])} "
+            f"foretells the OOD error best: {_numbers(best)}. It was picked as the best of "
+            f"{len(known)}, which flatters it."
         )
     baseline = [row for row in entries if row[0]["measure"] == BASELINE and row[1] is not None]
     if baseline:
@@ -185,4 +188,4 @@ def _numbers(row: tuple[dict[str, Any], float | None, float | None, float | None
     n_runs = as_number(entry.get("n"))
     over = "" if n_runs is None else f" over {n_runs:.0f} runs"
     interval = format_interval(low, high, 2)
-    return f"ρ = {_rho(rho or 0.0)}{f', interval {interval}' if interval else ''}{over}"
+    return f"ρ = {_rho(rho or 0.0)}, {f'interval {interval}' if interval else 'no interval'}{over}"

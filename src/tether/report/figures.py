@@ -8,6 +8,7 @@ the font and grid colours, so that a figure suits a light and a dark page.
 from __future__ import annotations
 
 import html
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +26,7 @@ __all__ = [
     "SUBSET_COLOURS",
     "base_figure",
     "error_bars",
+    "height_with_legend",
     "learning_curves",
     "parity_plot",
     "plain",
@@ -46,6 +48,8 @@ _SYMBOLS = {"test/id": "circle", "test/ood": "diamond", "val": "square"}
 INK = "ink"
 # And all error bars, but those of traces with this one.
 OWN_COLOURS = "own colours"
+# Pixels: plot of the narrowest panel on a wide screen; row of a legend, its line and a letter.
+_PANEL, _LEGEND_ROW, _LEGEND_LINE, _LETTER = 290, 21, 45, 6
 _LINE_DASHES = ("dash", "dot", "dashdot", "longdash")
 
 
@@ -115,6 +119,31 @@ def base_figure(*, height: int, x_title: str, y_title: str, legend: bool = True)
             "yaxis": {**axis, "title": {"text": plain(y_title), "standoff": 8}},
         }
     )
+
+
+def height_with_legend(height: int, names: Sequence[str]) -> int:
+    """Height of a figure that keeps its plot as high, however many names stand above it.
+
+    Parameters
+    ----------
+    height : int
+        Pixels, with one row of names.
+    names : sequence of str
+        Of the legend; plotly gives each the width of the longest.
+
+    Returns
+    -------
+    int
+        Pixels.
+
+    Examples
+    --------
+    >>> height_with_legend(320, ["full", "mft"]), height_with_legend(320, ["full"] * 17)
+    (320, 404)
+    """
+    longest = _LEGEND_LINE + _LETTER * max(map(len, names), default=0)
+    n_rows = math.ceil(len(names) / max(1, _PANEL // longest))
+    return height + _LEGEND_ROW * max(0, n_rows - 1)
 
 
 def error_bars(
@@ -338,7 +367,8 @@ def learning_curves(
     plotly.graph_objects.Figure
         The figure.
     """
-    figure = base_figure(height=320, x_title=x_title, y_title=axis_title)
+    height = height_with_legend(320, list(curves))
+    figure = base_figure(height=height, x_title=x_title, y_title=axis_title)
     axis, floor = _value_axis(curves) if log_scale else ({}, 0.0)
     for recipe, runs in curves.items():
         colour, dash = recipe_style(positions[recipe])

@@ -21,6 +21,8 @@ __all__ = [
 MISSING = "—"
 _MINUS = "−"
 _MAX_DECIMALS = 8
+#: What needs more is written in powers of ten beside larger numbers.
+_FEW_DECIMALS = 5
 
 
 def as_number(value: object) -> float | None:
@@ -33,16 +35,16 @@ def as_number(value: object) -> float | None:
 def n_decimals(values: Iterable[float | None], *, significant: int = 3) -> int:
     """Decimals that give the smallest of a column's numbers `significant` digits.
 
-    A column shares its decimals, so that its numbers can be compared by eye. The largest gets one
+    A column shares its decimals, so that its numbers can be compared by eye. The median gets one
     digit more than that at most: what is small beside it (rounding, where there is no error) does
-    not stretch the column.
+    not stretch the column, and what is huge (a run that diverged) takes no digits from the others.
 
     Parameters
     ----------
     values : iterable of float or None
         The column; None, NaN and zero are passed over.
     significant : int
-        Digits wanted for the smallest magnitude; the largest has at most one more.
+        Digits wanted for the smallest magnitude; the median has at most one more.
 
     Returns
     -------
@@ -51,16 +53,17 @@ def n_decimals(values: Iterable[float | None], *, significant: int = 3) -> int:
 
     Examples
     --------
-    >>> n_decimals([0.00338, 0.0202]), n_decimals([0.00007, 0.284])
-    (5, 4)
+    >>> n_decimals([0.00338, 0.0202]), n_decimals([0.00007, 0.284]), n_decimals([0.5, 0.7, 5e6])
+    (5, 4, 3)
     """
-    sizes = [abs(value) for value in values if value is not None and math.isfinite(value)]
-    sizes = [size for size in sizes if size > 0]
+    sizes = sorted(abs(value) for value in values if value and math.isfinite(value))
     if not sizes:
         return significant - 1
-    wanted = significant - 1 - math.floor(math.log10(min(sizes)))
-    enough = significant - math.floor(math.log10(max(sizes)))
-    return min(max(min(wanted, enough), 0), _MAX_DECIMALS)
+    wanted = significant - 1 - math.floor(math.log10(sizes[0]))
+    enough = significant - math.floor(math.log10(sizes[len(sizes) // 2]))
+    # Of two numbers neither is the usual one: the smaller loses one digit, unless it is rounding.
+    least = wanted - 1 if wanted <= _FEW_DECIMALS else 0
+    return min(max(min(wanted, enough), least, 0), _MAX_DECIMALS)
 
 
 def format_quantity(value: float | None, decimals: int) -> str:

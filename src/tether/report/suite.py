@@ -171,8 +171,8 @@ def _over_tasks(results: Results) -> Section:
             Part(
                 "note",
                 "Mean gain: from the geometric mean of the ratios of errors, interval by "
-                "Student's t. p: Wilcoxon's signed-rank test over tasks, corrected by Holm for "
-                "all recipes of the column. Effect size: rank-biserial correlation, +1 = better "
+                "Student's t. p: Wilcoxon's signed-rank test over tasks, corrected by Holm among "
+                "the recipes of the column that are asked on equally many tasks. Effect size: rank-biserial correlation, +1 = better "
                 f"on every task.{_dependence(results)}",
             )
         )

@@ -101,7 +101,7 @@ def reach_table(results: Results, target: str, subset: str) -> Table:
     for name, curve in curves.items():
         row = [Cell(name)]
         for owner, error in goals.values():
-            row.append(Cell("") if owner == name else _reach_cell(_reached(curve, error)))
+            row.append(Cell("") if owner == name else _reach_cell(_reached(curve, error), curve))
         rows.append(row)
     caption = (
         f"{target}: {results['axis']} at which a recipe (row) reaches an {subset_label(subset)} "
@@ -110,10 +110,16 @@ def reach_table(results: Results, target: str, subset: str) -> Table:
     return Table(caption, columns, rows, [])
 
 
-def _reach_cell(reached: Reached) -> Cell:
+def _reach_cell(reached: Reached, curve: Curve) -> Cell:
     if reached.size is None:
         return Cell("not reached", muted=True)
-    return Cell(("≤ " if reached.at_most else "") + format_quantity(reached.size, 0), reached.size)
+    return Cell(("≤ " if reached.at_most else "") + _size(reached.size, curve), reached.size)
+
+
+def _size(size: float, curve: Curve) -> str:
+    """A place on the axis: whole where all its values are."""
+    whole = all(float(row["x"]).is_integer() for row in curve)
+    return format_quantity(size, 0 if whole else n_decimals([size]))
 
 
 def efficiency_answers(results: Results) -> list[str]:
@@ -159,8 +165,9 @@ def _answer(
     head = f"{where[0]}: {name} reaches {of}"
     if found.size is None:
         return f"{where[0]}: {name}: {of} is not reached within the sizes run."
+    size = _size(found.size, curves[name])
     if found.at_most:
-        return f"{head} at {axis} {found.size:,.0f} or less, the smallest that was run."
+        return f"{head} at {axis} {size} or less, the smallest that was run."
     share = float(goal["x"]) / found.size
     ratio = f", {share:.1f} times fewer" if share >= 1.05 else ""
-    return f"{head} at {axis} {found.size:,.0f}{ratio}."
+    return f"{head} at {axis} {size}{ratio}."

@@ -21,6 +21,7 @@ from tether.corpus import open_corpus
 from tether.data.chunks import Chunk
 from tether.data.loader import GraphStream
 from tether.data.store import Store, write_store
+from tether.drift.comparison import measure_collapse
 from tether.errors import TetherError
 from tether.graph import Graph
 from tether.heads.pair import PairHead
@@ -31,6 +32,7 @@ from tether.objective import DataSet, Objective, PretrainInputs, batch_shares
 from tether.pretrain import check_pretraining, pretrain
 from tether.pretrain_config import load_pretrain_config
 from tether.recipe import named_recipe
+from tether.report.read import read_comparison
 from tether.run import Run
 from tether.serialization import load_tensors, read_json, save_tensors
 from tether.structures import from_ase
@@ -83,6 +85,9 @@ def test_a_run_gives_a_backbone_that_is_the_one_it_trained(
     card = (done.folder / "card.md").read_text()
     assert "H C N O" in card
     assert "licence of the weights: MIT" in card
+    for refuse in (read_comparison, measure_collapse):
+        with pytest.raises(TetherError, match=r"holds a pretraining; .* are in .*made/card\.md"):
+            refuse(done.folder)
 
 
 def test_the_force_field_is_learnt(workspace: Any, tmp_path: Path) -> None:

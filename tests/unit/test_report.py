@@ -20,9 +20,9 @@ from tether.cli.tables import print_comparison
 from tether.errors import TetherError
 from tether.report.build import build_report
 from tether.report.format import format_gain, format_p, format_quantity, n_decimals
-from tether.report.panels import MAX_POINTS, subsample
-from tether.report.provenance import flatten
-from tether.report.read import read_comparison
+from tether.report.panels import MAX_POINTS, curve_panels, subsample
+from tether.report.provenance import flatten, split_table, training_range
+from tether.report.read import Comparison, Run, read_comparison
 from tether.report.results import average_forgetting
 from tether.report.verdict import remarks, verdict
 
@@ -383,6 +383,9 @@ def test_unfinished_and_damaged_runs_do_not_break_the_page(folder: Path) -> None
     with (runs / "full-s0" / "log.jsonl").open("a") as stream:
         stream.write('{"event": "train", "st')
     (runs / "lora-s0").mkdir()
+    (folder / "summary.json").write_text(
+        json.dumps({**_summary(folder), "missing_runs": ["lora-s0"]})
+    )
     text = " ".join(_page(folder).text)
     assert "metrics.json is not there: the run did not finish" in text
     assert "1 unreadable line(s) of log.jsonl left out" in text
@@ -392,6 +395,7 @@ def test_unfinished_and_damaged_runs_do_not_break_the_page(folder: Path) -> None
 
 def test_summary_without_optional_parts(folder: Path) -> None:
     summary = _summary(folder)
+    summary["rows"] = [row for row in summary["rows"] if row["recipe"] not in {"full", "scratch"}]
     for key in ("gains", "reference_lines", "forgetting"):
         summary[key] = []
     del summary["limit_distances"]  # of comparisons made before there was such a thing
@@ -404,6 +408,7 @@ def test_summary_without_optional_parts(folder: Path) -> None:
     assert "not available: no run measured a force field" in text
     assert "not available: no configuration was stored" in text
     assert "there is no reference recipe to compare with" in text
+    assert "Smaller is better. Every seed" in text
 
 
 def test_summary_without_rows(folder: Path) -> None:
@@ -423,6 +428,8 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
     summary["split"]["name"] = summary["backbone"]["name"] = attack
     summary["split"]["report"][attack] = attack
     summary["provenance"][attack] = attack
+    summary["missing_runs"] = ["<script>alert(3)<b>-s0"]
+    (tmp_path / "runs" / "<img>-s0").mkdir()
     (tmp_path / "summary.json").write_text(json.dumps(summary))
     (tmp_path / "config.yaml").write_text(f"recipe: {attack}\n")
     (tmp_path / "runs" / "<script>alert(3)<b>-s0").mkdir()
@@ -439,9 +446,9 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
 def write_reference_scripts(folder: Path) -> int:
     """Scripts of a page: one a figure (four bars, parity, three curves), plotly and ours."""
     n_recipes_with_predictions = 4
-    assert len(read_comparison(folder).runs) == len(RMSE) * len(SEEDS) + 1
-    # `probe` keeps its run folders under its own name, hence one parity panel more.
-    return 4 + n_recipes_with_predictions + 1 + 3 + 2
+    # The summary knows the runs of `probe` by another name: they are left out.
+    assert len(read_comparison(folder).runs) == n_recipes_with_predictions * len(SEEDS) + 1
+    return 4 + n_recipes_with_predictions + 3 + 2
 
 
 def test_missing_summary_is_an_error(tmp_path: Path) -> None:
@@ -478,6 +485,49 @@ def test_single_run_gets_a_report(tmp_path: Path) -> None:
     assert "5,000" in text
     (run / "metrics.json").unlink()
     assert "metrics.json is not there: the run did not finish" in " ".join(_page(run).text)
+
+
+def test_a_run_is_of_the_recipe_that_it_was_started_with(tmp_path: Path) -> None:
+    run = write_run(tmp_path, "mft", 0, [f"qm9-{idx}" for idx in range(2 * N)])
+    run = run.rename(tmp_path / "full-s5")
+    (found,) = read_comparison(run).runs
+    assert (found.recipe, found.seed) == ("full", 5)  # all that is known of it
+    (run / "state").mkdir()
+    identity = {"recipe": {"name": "mft", "forcefield": True}, "seed": 0}
+    (run / "state" / "identity.json").write_text(json.dumps(identity))
+    comparison = read_comparison(run)
+    assert (comparison.runs[0].recipe, comparison.runs[0].seed) == ("mft", 0)
+    assert {row["recipe"] for row in comparison.summary["rows"]} == {"mft"}
+
+
+@pytest.mark.parametrize("file", ["metrics.json", "state/identity.json"])
+def test_a_pretraining_is_refused(tmp_path: Path, file: str) -> None:
+    folder = tmp_path / "full-s0"
+    (folder / "state").mkdir(parents=True)
+    (folder / "log.jsonl").write_text("")
+    (folder / file).write_text(json.dumps({"objective": {"kind": "denoising"}, "seed": 0}))
+    with pytest.raises(TetherError, match=r"holds a pretraining; .* results are in .*s0/card\.md"):
+        build_report(folder)
+    assert not (folder / "report.html").exists()
+
+
+def test_runs_that_the_summary_does_not_know_are_left_out(folder: Path) -> None:
+    """A recipe or a seed that was taken out of the configuration keeps its folder."""
+    write_run(folder / "runs", "mft", 7, [f"qm9-{idx}" for idx in range(2 * N)])
+    (folder / "runs" / "mft-s7").rename(folder / "runs" / "lora-s0")
+    write_run(folder / "runs", "mft", 7, [f"qm9-{idx}" for idx in range(2 * N)])
+    (folder / "runs" / "wise-s0").mkdir()
+    summary = {**_summary(folder), "missing_runs": ["wise-s0"]}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    comparison = read_comparison(folder)
+    assert comparison.left_out == ["lora-s0", "mft-s7"]
+    assert len(comparison.runs) == len(RMSE) * len(SEEDS) + 1
+    page = _page(folder)
+    text = " ".join(page.text)
+    assert "Left out, as summary.json does not know them" in text
+    assert "did not name): lora-s0, mft-s7." in text
+    assert "Not finished, and not in the tables: wise-s0." in text
+    assert "lora" not in [words.strip() for words in page.text]
 
 
 def test_failed_write_leaves_the_old_report(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -523,6 +573,35 @@ def test_verdict_is_honest_when_it_loses_or_does_not_know(folder: Path) -> None:
     unclear = verdict(_with_gain(folder, "mft", 1.0), "gap")
     assert "not distinguishable from no difference" in unclear
     assert "not distinguishable" not in verdict(_with_gain(folder, "mft", 12.0), "gap")
+
+
+def test_verdict_says_why_there_is_no_gain(folder: Path) -> None:
+    summary = {**_summary(folder), "gains": []}
+
+    def why(summary: dict[str, Any], *recipes: str, **changes: Any) -> str:
+        rows = [row for row in summary["rows"] if row["recipe"] in recipes]
+        sentence = verdict({**summary, "rows": rows, **changes}, "gap")
+        return sentence[sentence.rindex("(") + 1 : -2]
+
+    assert why(summary, "mft") == "there is no reference recipe to compare with"
+    missing = ["probe-s0", "full-s0", "full-s1"]
+    assert why(summary, "mft", missing_runs=missing) == "no run of full has finished"
+    assert why(summary, "full") == "there is no recipe to compare with full"
+    assert why(summary, "full", "scratch") == "there is no recipe to compare with full and scratch"
+    own = {"references": ["probe"]}
+    assert why(summary, "full", "mft", config=own) == "there is no reference recipe to compare with"
+    assert why(summary, "probe", config=own) == "there is no recipe to compare with probe"
+    for row in summary["rows"]:
+        if row["recipe"] == "full" and row["subset"] == "test/ood":
+            row["value"] = None
+    assert why(summary, "full", "mft") == "no OOD RMSE of full is known"
+    for row in summary["rows"]:
+        row["value"] = 0.0 if row["value"] is None else row["value"]
+    assert why(summary, "full", "mft") == "the OOD RMSE of full is 0"
+    later = [row for row in summary["rows"] if (row["recipe"], row["seed"]) == ("scratch", 1)]
+    later += [row for row in summary["rows"] if (row["recipe"], row["seed"]) == ("mft", 0)]
+    found = why({**summary, "rows": later}, "scratch", "mft")
+    assert found == "no other recipe has finished on a seed of scratch"
 
 
 def test_remark_says_whether_anything_extrapolates(folder: Path) -> None:
@@ -595,6 +674,69 @@ def test_two_targets_keep_their_numbers_apart(folder: Path) -> None:
     assert text.count("Range of the training labels: not available") == 2
 
 
+def test_ranges_of_a_split_are_those_of_the_target_that_it_was_made_on(tmp_path: Path) -> None:
+    split = {"sizes": SIZES, "report": _split_report()}
+
+    def shown(asked: str, n_targets: int, **changes: Any) -> bool:
+        found = {**split, **changes}
+        table = split_table(found, asked, n_targets=n_targets, unit="Ha")
+        limits = training_range(found, asked, n_targets=n_targets)
+        assert limits in {None, (0.123, 0.366)}
+        assert (table.caption == f"Sets of the split, by {asked}") == (limits is not None)
+        return limits is not None
+
+    assert shown("gap", 1, target="gap")
+    assert shown("gap", 2, target="gap")
+    assert not shown("homo", 1, target="gap")
+    # Of a summary that does not say it, the only target; never that of a page without targets.
+    assert shown("gap", 1)
+    assert shown("gap", 1, target=None)
+    assert not shown("gap", 2)
+    assert not shown("", 0)
+    run = write_run(tmp_path, "mft", 0, [f"qm9-{idx}" for idx in range(2 * N)])
+    stored = json.loads((run / "split.json").read_text())
+    (run / "split.json").write_text(json.dumps({**stored, "parameters": {"target": "homo"}}))
+    assert read_comparison(run).summary["split"]["target"] == "homo"
+    assert "Range of the training labels: not available" in " ".join(_page(run).text)
+
+
+def _watched(recipe: str, force_error: float | None, steps: int = 3) -> Run:
+    forces = None if force_error is None else {"force_mae": force_error}
+    event = {"losses": {"property": 0.3}, "val_rmse": {"gap": 0.1}, "forcefield": forces}
+    return Run(recipe, 0, Path(f"{recipe}-s0"), log=[{**event, "step": k} for k in range(steps)])
+
+
+def _curves(*runs: Run) -> dict[str, Any]:
+    row = {"target": "gap", "recipe": "full", "unit": "Ha"}
+    comparison = Comparison(Path("c"), {"rows": [row]}, list(runs), "", is_single_run=False)
+    return {panel.title: panel for panel in curve_panels(comparison, "gap")}
+
+
+def test_an_unfinished_recipe_has_one_colour() -> None:
+    panels = _curves(_watched("full", 0.2), _watched("lora", None), _watched("wise", 0.1))
+    lines = {
+        title: {trace.name: trace.line.color for trace in panel.figure.data}
+        for title, panel in panels.items()
+    }
+    assert list(lines["Force error"]) == ["full", "wise"]
+    assert lines["Force error"].items() <= lines["Training loss"].items()
+
+
+def test_rounding_does_not_squeeze_the_force_error() -> None:
+    panel = _curves(_watched("full", 0.2), _watched("wise", 3.0), _watched("probe", 8e-9))[
+        "Force error"
+    ]
+    heights = {trace.name: list(trace.y) for trace in panel.figure.data}
+    assert heights["full"] == pytest.approx([0.2] * 3)
+    assert heights["probe"] == pytest.approx([0.1] * 3)
+    assert {trace.name: list(trace.customdata) for trace in panel.figure.data}["probe"] == [0.0] * 3
+    assert "Zero is drawn at the bottom of the axis." in panel.caption
+    assert "probe 0." in panel.alt
+    nothing = _curves(_watched("probe", 8e-9))["Force error"].figure
+    assert nothing.layout.yaxis.type is None
+    assert list(nothing.data[0].y) == [0.0] * 3
+
+
 def test_rounding_of_pseudo_labels_counts_as_no_error() -> None:
     """Before training, a model's error on its own labels is rounding: no ratio makes sense."""
     row = {"recipe": "full", "seed": 0, "force_mae_before": 2e-8, "force_mae_after": 3.8}
@@ -605,8 +747,25 @@ def test_rounding_of_pseudo_labels_counts_as_no_error() -> None:
     assert found["ratio"] is None
 
 
+def test_every_dash_of_the_forgetting_table_is_explained(folder: Path) -> None:
+    assert "there is none where the error before was zero" in " ".join(_page(folder).text)
+
+
 def test_what_is_small_beside_the_largest_does_not_stretch_a_column() -> None:
     assert n_decimals([4.968]) == 2
     assert n_decimals([1.6e-8, 4.968]) == n_decimals([0.0338, 4.968]) == 3
     assert n_decimals([0.338, 4.968]) == 3
     assert n_decimals([0.0]) == n_decimals([None, math.nan]) == 2
+
+
+@pytest.mark.parametrize(
+    ("errors", "shown"),
+    [
+        ([0.712, 0.934, 5000.0], "0.712"),
+        ([0.00338, 0.00417, 0.0123, 5e7], "0.00338"),
+        ([0.5, 123456.0], "0.50"),
+        ([0.000123, 5000.0], "1.23e-04"),
+    ],
+)
+def test_a_diverged_recipe_takes_no_digits_from_the_others(errors: list[float], shown: str) -> None:
+    assert format_quantity(errors[0], n_decimals(errors)) == shown

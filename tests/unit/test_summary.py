@@ -24,7 +24,7 @@ from tether.report.verdict import verdict
 from tether.run import Run
 from tether.serialization import read_json
 from tether.splits.split import Split
-from tether.summary import _limit_distances, _reference_lines, errors_of, summarise
+from tether.summary import LEVEL, _limit_distances, _reference_lines, errors_of, summarise
 
 ROW = {
     "recipe", "seed", "target", "unit", "subset", "metric", "value", "low", "high", "n",
@@ -56,7 +56,9 @@ def test_summary_has_the_agreed_keys(comparison: Any, strict_json: Any) -> None:
     assert {"name", "target", "unit", "subset", "metric", "value"} == summary["reference_lines"][
         0
     ].keys()
-    assert set(summary["split"]) == {"name", "method", "sizes", "report"}
+    assert summary["level"] == LEVEL
+    assert set(summary["split"]) == {"name", "method", "target", "sizes", "report"}
+    assert summary["split"]["target"] is None
     assert summary["split"]["sizes"]["train"] == 20
     assert summary["backbone"]["name"] == "tiny"
     assert summary["config"]["seeds"] == [0, 1]
@@ -71,6 +73,30 @@ def test_gains_are_over_the_references_that_the_config_names(comparison: Any) ->
     assert "mft-strong" in verdict(summary, config.targets[0])
     columns = overview_table(summary, config.targets[0]).columns
     assert {c.group for c in columns if "gain" in c.group} == {"RMSE gain over mft-strong (%)"}
+
+
+def test_the_level_is_that_of_the_intervals(
+    comparison: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, out, summary = comparison
+    monkeypatch.setattr("tether.summary.LEVEL", 0.5)
+    narrow = summarise(out, config=config)
+    assert (summary["level"], narrow["level"]) == (0.95, 0.5)
+    for key in ("rows", "gains"):
+        widths = [[row["high"] - row["low"] for row in one[key]] for one in (narrow, summary)]
+        assert np.all(np.array(widths[0]) < np.array(widths[1]))
+    assert "(95 % interval [" in verdict(summary, config.targets[0])
+
+
+def test_the_split_brings_the_target_that_it_was_made_on(
+    comparison: Any, workspace: Any, tmp_path: Path
+) -> None:
+    config, out, _ = comparison
+    made = Split.from_json(workspace.split)
+    made = made.with_indices(made.indices, parameters={"target": "u0"})
+    made.to_json(tmp_path / "split.json")
+    other = config.model_copy(update={"split": tmp_path / "split.json"})
+    assert summarise(out, config=other)["split"]["target"] == "u0"
 
 
 def test_limit_distances_are_shares_of_the_gap_of_full() -> None:

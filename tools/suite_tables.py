@@ -7,6 +7,7 @@ from typing import Any
 
 from measured_tables import markdown
 
+from tether.report.results import unit_of
 from tether.report.suite_curves import efficiency_answers
 from tether.report.suite_read import FEWEST_TASKS, run_counts
 
@@ -39,7 +40,7 @@ def suite_tables(results: dict[str, Any]) -> str:
     heads += [f"{subset[5:].upper()} gain of `{name}`" for name, subset in gains]
     rows = [
         [
-            f"{task['name']} ({task['unit']})",
+            _label(task),
             _oracle(task),
             *(_pair(task, name) for name in common),
             *(_gain(task, name, "full", subset) for name, subset in gains),
@@ -68,7 +69,7 @@ def gains_table(results: dict[str, Any]) -> str:
     )
     rows = [
         [
-            f"{task['name']} ({task['unit']})",
+            _label(task),
             *(_pair(task, name) for name in recipes),
             *(_gain(task, "mft", one, subset) for one, subset in ASKED),
             _forces_after([task]),
@@ -124,10 +125,9 @@ def weights_table(results: dict[str, Any]) -> str:
             best = min(names, key=lambda name: errors[name][subset])
             percentage = 100 * (own / errors[best]["test/ood"] - 1)
             other.append(f"{percentage:+.1f} % (weight {weights[best]:g})")
-        unit = f" ({task['unit']})" if task["unit"] else ""
         rows.append(
             [
-                f"{task['name']}{unit}",
+                _label(task),
                 *(_triple(errors, name) for name in (*family, CONSTRAINED)),
                 *other,
             ]
@@ -135,6 +135,11 @@ def weights_table(results: dict[str, Any]) -> str:
     heads = ["task", *(f"weight {weights[name]:g}" for name in family), f"`{CONSTRAINED}`"]
     heads += ["OOD, against validation's weight", "OOD, against the best weight"]
     return markdown(heads, rows)
+
+
+def _label(task: dict[str, Any]) -> str:
+    unit = unit_of(task, task["targets"][0])
+    return f"{task['name']} ({unit})" if unit else str(task["name"])
 
 
 def _matched_errors(task: dict[str, Any], recipes: list[str]) -> dict[str, dict[str, float]]:
@@ -245,7 +250,7 @@ def recipe_tables(results: dict[str, Any]) -> str:
     )
     heads = ["recipe"]
     for task in tasks:
-        heads += [f"{task['name']} ({task['unit']})", *(f"OOD gain over `{one}`" for one in over)]
+        heads += [_label(task), *(f"OOD gain over `{one}`" for one in over)]
     rows = []
     for name in names:
         cells = [f"`{name}`"]

@@ -40,7 +40,6 @@ def _task(name: str, errors: Mapping[str, tuple[float, float]], **changes: Any) 
         "name": name,
         "values": {"target": name},
         "targets": [name],
-        "unit": "Ha",
         "runs": {f"{recipe}-s{seed}": True for recipe in errors for seed in (0, 1, 2)},
         "steps": dict.fromkeys(errors, 3000),
         "rows": rows,

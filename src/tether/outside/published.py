@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
+from tether.errors import TetherError
+
 __all__ = ["Published", "published_figures"]
 
 
@@ -60,13 +62,25 @@ def published_figures(
     Returns
     -------
     tuple of Published
-        In the order of the file ``published.json``; empty where nothing is known.
+        In the order of the file ``published.json``; empty where nothing is known of the target.
+
+    Raises
+    ------
+    TetherError
+        For a benchmark without published figures.
 
     Examples
     --------
     >>> [(f.method, f.value, f.unit) for f in published_figures(target="gap")][-1]
     ('clip oracle', 0.0197, 'Ha')
     """
+    suites = list(dict.fromkeys(figure.suite for figure in _all_figures()))
+    if suite not in {None, *suites}:
+        raise TetherError(
+            f"no published figures of {suite!r}",
+            expected=f"one of {', '.join(suites)}",
+            fix="correct the name, or leave it out",
+        )
     return tuple(
         figure
         for figure in _all_figures()

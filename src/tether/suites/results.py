@@ -41,7 +41,7 @@ def suite_results(suite: Suite) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``tasks``: of each task its values, unit, runs done and to do, and the pooled rows, gains
+        ``tasks``: of each task its values, runs done and to do, and the pooled rows, gains
         and limits of its summary. ``recipes``: what each is, and whether it is multi-task;
         ``stages``: the commands that made the data, and whether they are done. ``over_tasks``:
         every recipe against each reference over the tasks that both have finished; ``ranks``.
@@ -83,13 +83,15 @@ def _entry(suite: Suite, task: Task) -> dict[str, Any]:
     def pick(key: str) -> list[dict[str, Any]]:
         return [row for row in summary.get(key, []) if row["metric"] == metric]
 
-    pooled = [row for row in pick("rows") if row["seed"] == "pooled"]
-    seeds = [row for row in pick("rows") if row["seed"] != "pooled"]
+    rows = [
+        {**row, "unit": row["unit"] or _unit(suite, task, row["target"])} for row in pick("rows")
+    ]
+    pooled = [row for row in rows if row["seed"] == "pooled"]
+    seeds = [row for row in rows if row["seed"] != "pooled"]
     return {
         "name": task.name,
         "values": task.values,
         "targets": list(task.config.targets),
-        "unit": pooled[0]["unit"] if pooled else "",
         "runs": states,
         "steps": {job.method: job.settings.property_steps for job in jobs},
         "rows": pooled,
@@ -103,6 +105,12 @@ def _entry(suite: Suite, task: Task) -> dict[str, Any]:
             mode="json", include={"backbone", "head", "seeds", "training"}
         ),
     }
+
+
+def _unit(suite: Suite, task: Task, target: str) -> str:
+    """What the suite says of a label that its store has without a unit."""
+    names = (target, *map(str, task.values.values()))
+    return next((suite.units[name] for name in names if name in suite.units), "")
 
 
 def _recipe_entries(suite: Suite) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ A suite is a YAML file: one of those beside this module, or a user's own::
     summary: what it asks
     metric: rmse                      # that its tables show
     published: qm9-boom               # optional: figures of the literature, see `tether.outside`
+    units: {gap: Ha}                  # optional: of a target, or of tasks with a value, without one
     tasks:                            # name → values for {placeholders}
       homo: {target: homo}
       gap: {target: gap, config: {recipes: [scratch, full, mft, wise]}}   # changes for one task
@@ -35,11 +36,12 @@ from pydantic import Field
 from tether.closed import Closed, apply_override, checked, read_yaml
 from tether.config import Config
 from tether.errors import TetherError
+from tether.outside.published import published_figures
 from tether.recipe import NAME
 from tether.run import Run
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     #: Of a task, for its placeholders.
     Values = Mapping[str, Any]
@@ -59,6 +61,7 @@ class SuiteFile(Closed):
     summary: str
     metric: Literal["mae", "rmse"] = "rmse"
     published: str | None = None
+    units: dict[str, str] = Field(default_factory=dict)
     groups: str | None = None
     axis: str | None = None
     tasks: dict[str, dict[str, Any]] = Field(min_length=1)
@@ -129,6 +132,8 @@ class Suite:
         What its tables show.
     published : str or None
         Set of figures of the literature to stand beside.
+    units : dict of str to str
+        Target, or value of tasks → unit of labels that have none in their store.
     groups : str or None
         Value by which tasks are folds of one data set.
     axis : str or None
@@ -145,6 +150,7 @@ class Suite:
     summary: str
     metric: Literal["mae", "rmse"]
     published: str | None
+    units: dict[str, str]
     groups: str | None
     axis: str | None
     tasks: tuple[Task, ...]
@@ -197,7 +203,7 @@ def load_suite(
     Raises
     ------
     TetherError
-        For an unknown suite, task, recipe, key or placeholder, a command that is not one of
+        For an unknown suite, task, recipe, key, placeholder or published set, a command that is not one of
         `STAGE_VERBS`, or folders of data that are needed and not given.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else Path(str(_FOLDER / f"{name}.yaml"))
@@ -211,11 +217,15 @@ def load_suite(
     _known(tasks, content.tasks, f"task of suite {name}")
     for given in content.tasks.values():
         _known([key for key in (content.axis, content.groups) if key], given, "value of a task")
+    published_figures(suite=content.published)  # refuses a set that it does not know
     folders = {"out": str(out), **({} if data is None else {"data": str(data)})}
     values = {task: _values(task, given, folders) for task, given in content.tasks.items()}
     pairs = {t: (values[t], _values(t, given, _NAMED)) for t, given in content.tasks.items()}
     wanted = [task for task in content.tasks if not tasks or task in tasks]
     configs = {task: _config(content, task, values[task], overrides) for task in wanted}
+    texts = (v for given in content.tasks.values() for v in given.values() if isinstance(v, str))
+    named = dict.fromkeys([*content.config.get("targets", ()), *texts])
+    _known(content.units, named, "target or value of a task in `units`")
     if content.axis:
         _check_axis(content.axis, values, configs)
     names = dict.fromkeys(name for config in configs.values() for name in config.methods())
@@ -227,15 +237,11 @@ def load_suite(
         summary=content.summary,
         metric=content.metric,
         published=content.published,
+        units=content.units,
         groups=content.groups,
         axis=content.axis,
         tasks=tuple(
-            Task(
-                task,
-                {k: v for k, v in content.tasks[task].items() if k != "config"},
-                config,
-                out / task,
-            )
+            Task(task, _own(content.tasks[task]), config, out / task)
             for task, config in configs.items()
             if config.methods()  # not every task has every recipe
         ),
@@ -244,13 +250,13 @@ def load_suite(
     )
 
 
-def _known(wanted: Sequence[str], known: Mapping[str, Any], what: str) -> None:
+def _known(wanted: Iterable[str], known: Mapping[str, Any], what: str) -> None:
     for name in wanted:
         if name not in known:
             raise TetherError(
                 f"unknown {what}: {name!r}",
                 expected=f"one of {', '.join(known)}",
-                fix="correct the name, or leave it out for all",
+                fix="correct the name, or leave it out",
             )
 
 
@@ -285,8 +291,11 @@ def _values(task: str, given: Mapping[str, Any], folders: Mapping[str, str]) -> 
             expected="letters, digits and . _ + -, as it names a folder",
             fix="choose another name",
         )
-    plain = {k: _filled(v, folders) for k, v in given.items() if k != "config"}
-    return {**folders, "task": task, **plain}
+    return {**folders, "task": task, **_filled(_own(given), folders)}
+
+
+def _own(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in given.items() if key != "config"}
 
 
 def _filled(template: Any, values: Mapping[str, Any]) -> Any:
@@ -355,8 +364,7 @@ def _only(config: Config, recipes: Sequence[str]) -> Config:
 
 def _stages(templates: Sequence[str], tasks: Sequence[tuple[Values, Values]]) -> list[Stage]:
     """Each template for each task, stage by stage; commands that come out the same stand once."""
-    stages = (_stage(text, *values) for text in templates for values in tasks)
-    return list(dict.fromkeys(stages))
+    return list(dict.fromkeys(_stage(text, *pair) for text in templates for pair in tasks))
 
 
 def _needed(

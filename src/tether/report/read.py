@@ -130,7 +130,8 @@ def read_comparison(folder: Path) -> Comparison:
     Raises
     ------
     TetherError
-        If the folder is neither, or `summary.json` is not what `tether compare` writes.
+        If the folder is neither or of a pretraining, or `summary.json` is not what
+        `tether compare` writes.
     """
     folder = Path(folder)
     if (folder / "summary.json").is_file():

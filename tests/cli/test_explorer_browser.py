@@ -319,6 +319,18 @@ def test_circled_and_chosen_points_stand_out(opened: Opened) -> None:
     expect(opened.page.locator("#explorer-legend")).to_be_hidden()
 
 
+def test_elements_have_the_colours_of_the_data(opened: Opened, report: Path) -> None:
+    opened.page.locator("#explorer-colour").select_option("element")
+    shown = opened.page.evaluate(
+        """() => Object.fromEntries([...document.querySelectorAll("#explorer-legend button")].map(
+          (chip) => [chip.dataset.name, chip.querySelector("path").getAttribute("fill")]))"""
+    )
+    elements = Data(report).payload["elements"].values()
+    light = {element["symbol"]: element["colours"][0] for element in elements}
+    assert len(shown) > 3
+    assert shown.items() <= light.items()
+
+
 def test_another_run_keeps_the_atom(opened: Opened, report: Path) -> None:
     opened.page.locator("#explorer-before").focus()
     opened.page.keyboard.press("End")

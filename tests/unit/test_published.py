@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tether.data.qm9 import QM9_TARGETS
+from tether.errors import TetherError
 from tether.outside.published import Published, published_figures
 
 BOOM = ("homo", "lumo", "gap", "zpve", "r2", "alpha", "mu", "cv")
@@ -92,3 +93,5 @@ def test_every_source_has_a_note_and_selections_are_exact() -> None:
     assert all(f.source and f.note for f in published_figures())
     assert {f.target for f in published_figures(target="gap")} == {"gap"}
     assert published_figures(suite="matbench", target="gap") == ()
+    with pytest.raises(TetherError, match="'nonsense'; expected one of qm9-boom, matbench;"):
+        published_figures(suite="nonsense")

@@ -19,6 +19,7 @@ from rich.console import Console
 from tether.cli.tables import print_comparison
 from tether.errors import TetherError
 from tether.report.build import build_report
+from tether.report.figures import error_bars, learning_curves
 from tether.report.format import format_gain, format_p, format_quantity, n_decimals
 from tether.report.panels import MAX_POINTS, curve_panels, subsample
 from tether.report.provenance import flatten, split_table, training_range
@@ -769,3 +770,33 @@ def test_what_is_small_beside_the_largest_does_not_stretch_a_column() -> None:
 )
 def test_a_diverged_recipe_takes_no_digits_from_the_others(errors: list[float], shown: str) -> None:
     assert format_quantity(errors[0], n_decimals(errors)) == shown
+
+
+def test_every_seed_lies_on_the_axis() -> None:
+    """One seed of several that went wrong lies beyond the interval of their mean."""
+    value, low, high = (np.array([number]) for number in (0.14, 0.10, 0.17))
+    figure, off_scale = error_bars(
+        ["full"],
+        value,
+        low,
+        high,
+        seed_values=[[0.10, 0.11, 0.31]],
+        reference_lines={"mean predictor": 9.0},
+        axis_title="RMSE (eV)",
+        colour="#000000",
+    )
+    assert 0.31 < figure.layout.xaxis.range[1] < 0.4
+    assert off_scale == ["mean predictor"]
+
+
+def test_a_long_legend_leaves_room_for_the_curves() -> None:
+    def height(names: list[str]) -> int:
+        run = (np.arange(3.0), np.ones(3))
+        positions = {name: at for at, name in enumerate(names)}
+        return learning_curves(
+            {name: [run] for name in names}, positions=positions, axis_title="", log_scale=False
+        ).layout.height
+
+    assert height(["full", "mft"]) == 320
+    # Two names of this length stand beside each other: eight more rows of some 20 pixels.
+    assert height([f"mft-sampled-at-{n}" for n in range(17)]) >= 320 + 8 * 20

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import importlib.util
+import io
 import itertools
 import json
 import math
@@ -19,17 +20,25 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from ase.data import atomic_numbers
+from rich.console import Console
 
+from tether.cli.collapse_tables import print_collapse
 from tether.collapse.pooled import pool
 from tether.report import explorer as explorer_module
 from tether.report.build import build_report
 from tether.report.collapse import collapse_context
 from tether.report.collapse_panels import distance_panel, forest_panel, live_panels
 from tether.report.collapse_points import RunPoints, Structures, read_points
-from tether.report.collapse_predicts import foretelling, last_layer_predicts, oriented
+from tether.report.collapse_predicts import (
+    foretelling,
+    last_layer_predicts,
+    oriented,
+    predicts_table,
+)
 from tether.report.collapse_read import Collapse, layers_of, pool_runs, read_collapse
 from tether.report.collapse_tables import class_table, measure_tables, verdict_on_null
-from tether.report.explorer import explorer, face_on, pack, quantise
+from tether.report.explorer import element_colours, explorer, face_on, pack, quantise
 from tether.report.read import Comparison, read_comparison
 
 
@@ -308,6 +317,22 @@ def test_correlations_are_turned_towards_collapse(comparison: Comparison) -> Non
         assert rho is None or low is None or high is None or low <= rho <= high
 
 
+def test_terminal_and_page_turn_correlations_alike(comparison: Comparison) -> None:
+    collapse = read_collapse(comparison)
+    entry = next(one for one in collapse.predicts if one["measure"] == "cka")
+    entry = {**entry, "label": "CKA", "collapse_means": "lower"}
+    content = {"target": "gap", "subset": "", "runs": [], "pooled": [], "predicts": [entry]}
+    console = Console(file=io.StringIO(), width=140)
+    print_collapse(content, console)
+    (row,) = predicts_table(replace(collapse, predicts=[entry])).rows
+    assert row[2].text == f"{-entry['rho']:.2f}"
+    (line,) = (x for x in console.file.getvalue().splitlines() if row[0].text in x)
+    assert (
+        line.removeprefix(f"  {row[0].text}").split()
+        == " ".join(cell.text for cell in row[1:]).split()
+    )
+
+
 def test_the_answer_says_what_the_intervals_say(comparison: Comparison) -> None:
     collapse = read_collapse(comparison)
     answer = foretelling(collapse)
@@ -316,6 +341,23 @@ def test_the_answer_says_what_the_intervals_say(comparison: Comparison) -> None:
     assert "the ID error itself: ρ = 0.85" in answer
     unclear = [{**entry, "low": -1.0, "high": 1.0} for entry in collapse.predicts]
     assert foretelling(replace(collapse, predicts=unclear)).startswith("No measure that needs no")
+
+    def said(*found: tuple[float, float | None, float | None]) -> str:
+        names = ("rho", "low", "high")
+        own = {"points": "atoms", "layer": None, "collapse_means": "higher", "n": 9}
+        predicts = [
+            {**own, "measure": f"m{at}", **dict(zip(names, numbers, strict=True))}
+            for at, numbers in enumerate(found)
+        ]
+        return foretelling(Collapse(runs=[], predicts=predicts))
+
+    below = said((-0.9, -0.99, -0.6), (0.1, -0.5, 0.6))
+    assert "of 2, none has an interval above zero (1 below it). The highest is m1" in below
+    assert said((0.9, None, None)).endswith("m0 (atoms): ρ = 0.90, no interval over 9 runs.")
+    # The strongest may be known from few runs only.
+    assert "m1 (atoms) foretells the OOD error best: ρ = 0.75, interval [0.40, 0.90]" in said(
+        (0.8, -0.1, 0.95), (0.75, 0.4, 0.9)
+    )
     none = [{**entry, "rho": None} for entry in collapse.predicts]
     assert "could be correlated" in foretelling(replace(collapse, predicts=none))
     assert forest_panel(replace(collapse, predicts=none)).figure is None
@@ -368,6 +410,12 @@ def test_error_by_distance_is_the_mean_of_equal_bins(comparison: Comparison) -> 
         figure = distance_panel(comparison, {0: RunPoints(found)}, "gap").figure
         assert figure is not None
         lines.append(np.array([figure.data[0].x, figure.data[0].y]))
+    panel = distance_panel(comparison, {0: RunPoints(structures)}, "gap")
+    assert panel.caption.startswith("Mean absolute error in 8 bins of")
+    half = replace(structures, distance=np.where(np.arange(n) < 20, structures.distance, np.nan))
+    panel = distance_panel(comparison, {0: RunPoints(half)}, "gap")
+    assert f"in {len(panel.figure.data[0].x)} bins" in panel.caption
+    assert len(panel.figure.data[0].x) < 8
     expected = 10 * np.arange(8) + 4.5
     np.testing.assert_allclose(lines[0], [expected, expected])
     np.testing.assert_allclose(lines[1], lines[0])
@@ -429,6 +477,16 @@ def test_payload_holds_what_the_files_hold(comparison: Comparison, page: str) ->
         true = np.reshape(molecules[name]["positions"], (-1, 3))
         found = np.linalg.norm(own - own[0], axis=1)
         np.testing.assert_allclose(found, np.linalg.norm(true - true[0], axis=1), atol=0.02)
+
+
+def test_every_element_has_its_own_colour() -> None:
+    """Jmol's: an element is not that of its first letter."""
+    for one, other in (("Cl", "C"), ("Si", "S"), ("Br", "B"), ("Na", "N"), ("Pb", "P")):
+        pairs = [element_colours(atomic_numbers[symbol]) for symbol in (one, other)]
+        assert not set(pairs[0]) & set(pairs[1])
+    # Hydrogen, which is white there, is seen on a white page and nitrogen on a dark one.
+    assert element_colours(1) == ("#b8b8b8", "#ffffff")
+    assert element_colours(7)[1] == "#647cfa"
 
 
 def test_molecules_are_there_once(page: str) -> None:

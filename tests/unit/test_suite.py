@@ -20,6 +20,7 @@ from tether.cli.bench_tables import print_results
 from tether.cli.main import main
 from tether.errors import OccupiedError, TetherError
 from tether.metrics.intervals import seed_pooled_interval
+from tether.outside.published import published_figures
 from tether.report.suite_read import reference_of
 from tether.run import Run
 from tether.serialization import read_json
@@ -133,6 +134,12 @@ def test_a_task_changes_single_settings(workspace: Any, tmp_path: Path) -> None:
         ({"config": {"stor": "x"}}, {}, r"unknown key 'stor' in config of task a"),
         ({"axis": "length"}, {}, r"unknown value of a task: 'length'; expected one of kind, size"),
         ({"metric": "r2"}, {}, r"`metric` is 'r2'"),
+        ({"published": "qm9"}, {}, r"no published figures of 'qm9'; expected one of qm9-boom, mat"),
+        (
+            {"units": {"y": "eV"}},
+            {},
+            r"unknown target or value of a task in `units`: 'y'; expected one of gap, x;",
+        ),
         ({"axis": "kind"}, {}, r"`kind` of task a is 'x'; expected a number above 0"),
         (
             {"tasks": {"a": {"size": 8, "kind": "x"}, "b": {"size": 8, "kind": "x"}}},
@@ -231,6 +238,33 @@ def test_results_are_those_of_the_runs(done: tuple[str, Path]) -> None:
 def _seed_rows(task: dict[str, Any], recipe: str) -> list[dict[str, Any]]:
     rows = task["seed_rows"]
     return [row for row in rows if (row["recipe"], row["subset"]) == (recipe, "test/ood")]
+
+
+def test_labels_without_a_unit_have_that_of_the_suite(
+    done: tuple[str, Path], workspace: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_units(task: Any, digests: Any) -> dict[str, Any]:
+        found = read_json(done[1] / task.name / "summary.json")
+        rows = [{**row, "unit": ""} if task.name == "a" else row for row in found["rows"]]
+        return {**found, "rows": rows}
+
+    monkeypatch.setattr("tether.suites.results._summary", without_units)
+    for units in ({"x": "Ha"}, {"gap": "Ha"}):
+        path = _write(tmp_path, _content(workspace, units=units))
+        results = suite_results(load_suite(path, out=done[1]))
+        for task, unit in zip(results["tasks"], ("Ha", "eV"), strict=True):
+            assert {row["unit"] for row in task["rows"] + task["seed_rows"]} == {unit}
+    console = Console(width=200, record=True, file=io.StringIO())
+    print_results(results, console)
+    assert "(Ha)" in console.export_text()
+
+
+def test_published_figures_have_the_units_of_the_suite() -> None:
+    suite = load_suite("matbench-loco", out=Path("o"), data=Path("d"))
+    for task in suite.tasks:
+        figures = published_figures(suite=suite.published, target=task.values["set"])
+        # Their files name no units.
+        assert {figure.unit for figure in figures} == {suite.units.get(task.values["set"], "")}
 
 
 def test_folds_are_judged_where_all_recipes_have_finished(done: tuple[str, Path]) -> None:
@@ -419,6 +453,18 @@ def test_the_reference_of_a_suite_without_full_or_scratch(done: tuple[str, Path]
     }
     assert reference_of({"tasks": [task]}) == "probe"
     assert reference_of({"tasks": [{**task, "gains": []}]}) is None
+
+
+def test_every_target_is_shown_with_its_unit(done: tuple[str, Path]) -> None:
+    results = read_json(done[1] / "results.json")
+    task = results["tasks"][0]
+    task["rows"] += [{**row, "target": "mu", "unit": "D"} for row in task["rows"]]
+    task["targets"].append("mu")
+    console = Console(width=200, record=True, file=io.StringIO())
+    print_results(results, console)
+    lines = console.export_text().splitlines()
+    heads = next(at for at, line in enumerate(lines) if "a gap" in line and "a mu" in line)
+    assert lines[heads + 1].split()[:2] == ["(eV)", "(D)"]
 
 
 @pytest.mark.parametrize("width", [40, 200])

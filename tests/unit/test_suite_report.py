@@ -136,6 +136,13 @@ def test_too_few_tasks_for_any_p_are_said() -> None:
     assert not any("fewer than six" in remark for remark in suite_remarks(many))
 
 
+def test_the_note_names_the_families_of_the_correction() -> None:
+    (section,) = (s for s in suite_context(_results(_errors(0.88, 1.0)))["sections"]
+                  if s.id == "over-tasks")  # fmt: skip
+    note = section.parts[-1].content
+    assert "among the recipes of the column that are asked on equally many tasks" in note
+
+
 def test_a_mean_over_few_tasks_has_no_interval() -> None:
     for n_tasks, certain in ((2, False), (8, True)):
         results = _results(_errors(0.88, 1.0, n_tasks))
@@ -227,6 +234,21 @@ def test_efficiency_in_words_and_in_the_table() -> None:
     context = suite_context(results)
     shown = [*context["verdicts"], *(part.content for part in context["sections"][0].parts)]
     assert [shown.count(answer) for answer in answers] == [1] * len(answers)  # not said twice
+
+
+def test_sizes_that_are_fractions_keep_their_digits() -> None:
+    results = _curves()
+    for row in results["curves"]:
+        row["x"] /= 1000
+    for task, x in zip(results["tasks"], (0.25, 0.5, 1, 2), strict=True):
+        task["values"]["size"] = x
+    answers = efficiency_answers(results)
+    assert "scratch has at size 2.0 " in answers[0]
+    assert answers[0].endswith("at size 1.00, 2.0 times fewer.")
+    row = next(r for r in reach_table(results, "gap", "test/ood").rows if r[0].text == "mft")
+    assert [cell.text for cell in row[1:3]] == ["1.00", "1.52"]
+    shown = {cell.text for r in reach_table(results, "gap", "test/id").rows for cell in r}
+    assert "0" not in shown
 
 
 # ---- ranks ---------------------------------------------------------------------------------------

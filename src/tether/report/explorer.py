@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ase.data import chemical_symbols, covalent_radii
+from ase.data.colors import jmol_colors
 
 from tether.report.format import as_number
 from tether.report.panels import subsample
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from tether.report.collapse_read import Collapse, CollapseRun
     from tether.report.read import Comparison
 
-__all__ = ["MAX_BYTES", "Explorer", "explorer", "face_on", "pack", "quantise"]
+__all__ = ["MAX_BYTES", "Explorer", "element_colours", "explorer", "face_on", "pack", "quantise"]
 
 #: Most that the points may take of the page; plotly, 3Dmol and the figures need 6 MB.
 MAX_BYTES = 2_500_000
@@ -114,6 +115,30 @@ def face_on(positions: NDArray[np.float64]) -> NDArray[np.float64]:
     axes[2] *= np.sign(np.linalg.det(axes))
     turned: NDArray[np.float64] = centred @ axes.T
     return turned
+
+
+def element_colours(number: int) -> tuple[str, str]:
+    """Colour of an element by Jmol, darker on a light page and lighter on a dark one.
+
+    Parameters
+    ----------
+    number : int
+        Atomic number.
+
+    Returns
+    -------
+    (str, str)
+        On a light and on a dark page.
+
+    Examples
+    --------
+    >>> element_colours(1), element_colours(17)
+    (('#b8b8b8', '#ffffff'), ('#16ad16', '#57f457'))
+    """
+    # Hydrogen is white there, and nitrogen dark blue.
+    light, dark = 0.72 * jmol_colors[number], 0.25 + 0.75 * jmol_colors[number]
+    names = ["#" + "".join(f"{round(255 * part):02x}" for part in rgb) for rgb in (light, dark)]
+    return names[0], names[1]
 
 
 def explorer(
@@ -233,7 +258,11 @@ class _Molecules:
         distance = np.array([found.distance[row] for found, row in self.sources])
         return {
             "elements": {
-                str(number): [chemical_symbols[number], round(float(covalent_radii[number]), 2)]
+                str(number): {
+                    "symbol": chemical_symbols[number],
+                    "radius": round(float(covalent_radii[number]), 2),
+                    "colours": element_colours(number),
+                }
                 for number in sorted(set(every.tolist()))
             },
             "structures": {

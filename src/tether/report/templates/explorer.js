@@ -12,7 +12,7 @@
   const sig = (v) => (Number.isFinite(v) ? String(Number(v.toPrecision(3))).replace("-", "−") : "unknown");
   const number = (i, kind) => (kind === "edges" ? [view().atom[2 * i], view().atom[2 * i + 1]] : [view().atom[i]]);
   const elementsOf = (row) => Array.from(
-    structures.numbers.subarray(structures.start[row], structures.start[row + 1]), (z) => data.elements[z][0]);
+    structures.numbers.subarray(structures.start[row], structures.start[row + 1]), (z) => data.elements[z].symbol);
   const formula = (symbols) => {
     const counts = new Map();
     for (const x of symbols) counts.set(x, (counts.get(x) ?? 0) + 1);
@@ -34,7 +34,8 @@
     const paper = { page: "#ffffff", text: "#000000", soft: "#444444", grid: "#dddddd", faded: "#cccccc", mark: "#e0a100" };
     ink = { ...(printing ? paper : page), theme: dark.matches && !printing ? 1 : 0 };
   };
-  const elementColour = (x) => (ELEMENTS[x] ?? [CYCLE[x.charCodeAt(0) % CYCLE.length], CYCLE[x.charCodeAt(0) % CYCLE.length]])[ink.theme];
+  const coloursOf = Object.fromEntries(Object.values(data.elements).map(({ symbol, colours }) => [symbol, colours]));
+  const elementColour = (x) => coloursOf[x][ink.theme];
   const ramp = (share) => {
     const stops = RAMP[ink.theme];
     const at = Math.min(0.9999, Math.max(0, share)) * (stops.length - 1);
@@ -238,7 +239,7 @@
     const bonds = [];
     for (let i = 0; i < n; i++) {
       for (let j = 0; j < i; j++) {
-        const reach = 1.15 * (data.elements[structures.numbers[start + i]][1] + data.elements[structures.numbers[start + j]][1]);
+        const reach = 1.15 * (data.elements[structures.numbers[start + i]].radius + data.elements[structures.numbers[start + j]].radius);
         if (apart(row, i, j) < reach) bonds.push([i, j]);
       }
     }

@@ -1,9 +1,4 @@
 // Data of the explorer: typed arrays out of the page's JSON, and the colours that never change.
-const ELEMENTS = {
-  H: ["#9aa7b3", "#dfe5ea"], C: ["#3f454c", "#8d959e"], N: ["#2c5fd4", "#6f9bff"], O: ["#d23b30", "#ff7468"],
-  F: ["#2f9a3f", "#63c86f"], S: ["#b38f00", "#e3c233"], P: ["#d97400", "#ff9f3f"], Cl: ["#128a4a", "#3fc580"],
-  Br: ["#96402a", "#d0745c"], I: ["#7a2fa0", "#b879d8"],
-};
 const CYCLE = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#8a6fd1", "#8c949c", "#b5a100", "#a5435f"];
 const PAPER = {
   C4: "#0072B2", C3: "#56B4E9", C2: "#8a6fd1", H: "#8c949c", F: "#009E73", O2: "#D55E00", O1: "#E69F00",

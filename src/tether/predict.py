@@ -17,6 +17,7 @@ from tether.data.read import read_structures
 from tether.data.store import Store
 from tether.errors import TetherError
 from tether.evaluation import check_elements
+from tether.report.read import refuse_pretraining
 from tether.run import Run
 from tether.serialization import load_tensors, read_json
 from tether.structures import to_ase
@@ -71,8 +72,9 @@ def load_run(folder: Path) -> AdaptedModel:
     Raises
     ------
     TetherError
-        When the folder is no finished run, or its weights are corrupt.
+        When the folder is no finished run or of a pretraining, or its weights are corrupt.
     """
+    refuse_pretraining(folder)
     run = Run(folder)
     if not (run.is_complete and run.weights.exists() and run.config.exists()):
         raise TetherError(

@@ -29,6 +29,7 @@ from tether.inputs import BackboneChoice, HeadChoice
 from tether.model import AdaptedModel
 from tether.movement.full import Full
 from tether.objective import DataSet, Objective, PretrainInputs, batch_shares
+from tether.predict import load_run
 from tether.pretrain import check_pretraining, pretrain
 from tether.pretrain_config import load_pretrain_config
 from tether.recipe import named_recipe
@@ -85,7 +86,7 @@ def test_a_run_gives_a_backbone_that_is_the_one_it_trained(
     card = (done.folder / "card.md").read_text()
     assert "H C N O" in card
     assert "licence of the weights: MIT" in card
-    for refuse in (read_comparison, measure_collapse):
+    for refuse in (read_comparison, measure_collapse, load_run):
         with pytest.raises(TetherError, match=r"holds a pretraining; .* are in .*made/card\.md"):
             refuse(done.folder)
 

@@ -140,7 +140,7 @@ def test_the_note_names_the_families_of_the_correction() -> None:
     (section,) = (s for s in suite_context(_results(_errors(0.88, 1.0)))["sections"]
                   if s.id == "over-tasks")  # fmt: skip
     note = section.parts[-1].content
-    assert "among the recipes of the column that are asked on equally many tasks" in note
+    assert "among the recipes of the column that are to run on equally many tasks" in note
 
 
 def test_a_mean_over_few_tasks_has_no_interval() -> None:

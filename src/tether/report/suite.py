@@ -172,8 +172,8 @@ def _over_tasks(results: Results) -> Section:
                 "note",
                 "Mean gain: from the geometric mean of the ratios of errors, interval by "
                 "Student's t. p: Wilcoxon's signed-rank test over tasks, corrected by Holm among "
-                "the recipes of the column that are asked on equally many tasks. Effect size: rank-biserial correlation, +1 = better "
-                f"on every task.{_dependence(results)}",
+                "the recipes of the column that are to run on equally many tasks. Effect size: "
+                f"rank-biserial correlation, +1 = better on every task.{_dependence(results)}",
             )
         )
     return Section("over-tasks", "Over all tasks", parts)

@@ -203,8 +203,8 @@ def load_suite(
     Raises
     ------
     TetherError
-        For an unknown suite, task, recipe, key, placeholder or published set, a command that is not one of
-        `STAGE_VERBS`, or folders of data that are needed and not given.
+        For an unknown suite, task, recipe, key, placeholder or published set, a command that is
+        not one of `STAGE_VERBS`, or folders of data that are needed and not given.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else Path(str(_FOLDER / f"{name}.yaml"))
     if not path.is_file():

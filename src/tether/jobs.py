@@ -14,7 +14,7 @@ from tether.errors import OccupiedError
 from tether.outside.fit import check_fingerprint, fit_fingerprint
 from tether.run import Run
 from tether.training.log import read_log
-from tether.workers import end_with_parent
+from tether.workers import end_with_parent, unheard_interrupts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -256,7 +256,8 @@ def run_jobs(
                 # One job a worker: a pool calls a job that waits in its own queue running.
                 while queue and len(futures) < n_workers:
                     job = queue.pop(0)
-                    futures[pool.submit(_run_one, job, threads)] = job
+                    with unheard_interrupts():
+                        futures[pool.submit(_run_one, job, threads)] = job
                 occupied |= _take_finished(futures, report)
                 for job in futures.values():
                     report(job, job.steps_so_far, "running")

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
+from contextlib import contextmanager
 from multiprocessing import parent_process
+from typing import TYPE_CHECKING
 
-__all__ = ["end_with_parent", "n_ranks", "rank"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["end_with_parent", "n_ranks", "rank", "unheard_interrupts"]
 
 #: Seconds between looks at the parent of a process that multiprocessing did not start.
 POLL = 1.0
@@ -34,6 +40,28 @@ def end_with_parent() -> None:
     writes as well. What they had written by then is whole, as after any kill.
     """
     threading.Thread(target=_watch_parent, args=(os.getppid(),), daemon=True).start()
+
+
+@contextmanager
+def unheard_interrupts() -> Iterator[None]:
+    """Processes that are started in the block never hear Ctrl-C, which a terminal sends to all.
+
+    The one that started them hears it, if need be after the block; it ends them, and it alone says
+    so: each of them would print a traceback.
+
+    Yields
+    ------
+    None
+        With the signal held back, which children inherit.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows has no such thing
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _watch_parent(launcher: int) -> None:

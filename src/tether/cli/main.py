@@ -24,6 +24,8 @@ app = typer.Typer(
     help="Adapt pretrained 3D atomistic models without letting them forget their physics.",
 )
 
+#: Exit code after Ctrl-C, as shells have it.
+_INTERRUPTED = 130
 #: click's base of all usage errors; recent typer carries a click of its own, older ones import it.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
@@ -35,6 +37,8 @@ VERBS = (
 )  # fmt: skip
 #: Those that several processes may run together.
 SHARED_VERBS = ("pretrain", "adapt")
+#: Those that go on where they were when the same command is given again.
+RESUMED_VERBS = ("label", "pretrain", "adapt", "compare", "bench", "collapse")
 
 
 @app.callback(invoke_without_command=True)
@@ -61,24 +65,30 @@ for _verb in VERBS:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line.
 
-    Exit code 0: done; 2: bad input, said in one line; 1: a defect, with its traceback.
+    Exit code 0: done; 2: bad input, said in one line; 130: interrupted; 1: a defect, with its
+    traceback.
 
     Parameters
     ----------
     arguments : list of str, optional
         Default: ``sys.argv``.
     """
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        code = app(arguments, standalone_mode=False, prog_name="tether")
+        code = app(given, standalone_mode=False, prog_name="tether")
     except TetherError as error:
         _fail(str(error))
     except _UsageError as error:
-        _fail_usage(error, sys.argv[1:] if arguments is None else arguments)
+        _fail_usage(error, given)
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
     except (typer.Abort, KeyboardInterrupt):
-        _fail("interrupted; the same command continues where it was")
-    # Without standalone mode, an exit code that a command asks for comes back as a value.
+        code = _INTERRUPTED
+    # Without standalone mode, an exit code that a command asks for comes back as a value; typer
+    # makes one of Ctrl-C, too.
+    if code == _INTERRUPTED:
+        resumes = bool(given) and given[0] in RESUMED_VERBS
+        _say("interrupted" + ("; the same command goes on where it was" if resumes else ""))
     if isinstance(code, int) and code:
         sys.exit(code)
 
@@ -94,8 +104,11 @@ def _fail_usage(error: Any, arguments: list[str]) -> None:
 
 
 def _fail(message: str) -> None:
-    # One line however narrow the terminal is, and as it stands: scripts read it.
-    line = " ".join(f"error: {message}".split())
-    console = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
-    console.print(line, markup=False)
+    _say(f"error: {message}")
     sys.exit(2)
+
+
+def _say(message: str) -> None:
+    # One line however narrow the terminal is, and as it stands: scripts read it.
+    console = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
+    console.print(" ".join(message.split()), markup=False)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from tether.errors import TetherError
 from tether.labels.dispatch import ATTEMPTS
 from tether.labels.worker import ChunkResult, ChunkTask, run_task, start_worker
+from tether.workers import unheard_interrupts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -113,13 +114,20 @@ class Pool:
         """Give the chunk to a process that has none; see `Workers`."""
         latest = self._latest
         place = next(i for i, future in enumerate(latest) if future is None or future.done())
-        try:
-            future = self._executors[place].submit(run_task, task)
-        except BrokenProcessPool:
-            self._executors[place] = self._started()
-            future = self._executors[place].submit(run_task, task)
+        with unheard_interrupts():
+            try:
+                future = self._executors[place].submit(run_task, task)
+            except BrokenProcessPool:
+                self._executors[place] = self._started()
+                future = self._executors[place].submit(run_task, task)
         latest[place] = future
         return future
+
+    def terminate(self) -> None:
+        """End the processes at once: nobody wants their chunks any more."""
+        for executor in self._executors:
+            for process in list(executor._processes.values()):  # noqa: SLF001
+                process.terminate()
 
     def close(self) -> None:
         """End the processes; those that are labelling finish their chunk first."""
@@ -170,5 +178,8 @@ def pool(n: int, backbone: bytes | str | None) -> Iterator[Pool]:
         workers = Pool(n, backbone)
         try:
             yield workers
+        except BaseException:
+            workers.terminate()
+            raise
         finally:
             workers.close()

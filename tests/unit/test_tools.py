@@ -245,7 +245,8 @@ def test_the_constraint_is_held_against_weights_of_the_same_seeds() -> None:
     subsets = ("val", "test/id", "test/ood")
     task = {
         "name": "a",
-        "unit": "eV",
+        "targets": ["gap"],
+        "rows": [{"target": "gap", "unit": "eV"}],
         "seed_rows": [
             {"recipe": name, "seed": seed, "subset": subset, "value": value}
             for name, (_, errors) in made.items()

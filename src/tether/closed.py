@@ -15,7 +15,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["Closed", "apply_override", "checked", "read_config", "read_yaml", "to_yaml"]
+__all__ = [
+    "Closed",
+    "apply_override",
+    "checked",
+    "read_config",
+    "read_yaml",
+    "to_yaml",
+    "unknown_name",
+]
 
 T = TypeVar("T")
 
@@ -229,9 +237,29 @@ def _known(kind: Any) -> list[str]:
 
 
 def _unknown_key(key: object, known: Sequence[str], where: str) -> TetherError:
-    near = difflib.get_close_matches(str(key), known, n=1)
+    return unknown_name(f"unknown key {key!r} in {where}", str(key), known)
+
+
+def unknown_name(problem: str, name: str, known: Sequence[str]) -> TetherError:
+    """Make the error of a name that is none of the known ones, with the nearest of them.
+
+    Parameters
+    ----------
+    problem : str
+        What is wrong, with the name in it.
+    name : str
+        As the user wrote it.
+    known : sequence of str
+        What would have been right.
+
+    Returns
+    -------
+    TetherError
+        To be raised.
+    """
+    near = difflib.get_close_matches(name, known, n=1)
     return TetherError(
-        f"unknown key {key!r} in {where}",
+        problem,
         expected=f"one of {', '.join(known)}",
         fix=f"did you mean {near[0]!r}?" if near else "remove it",
     )

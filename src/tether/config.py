@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from tether.closed import Closed, checked, read_config, to_yaml
+from tether.closed import Closed, checked, read_config, to_yaml, unknown_name
 from tether.errors import TetherError
 from tether.heads.readout import Pooling
 from tether.inputs import AdaptInputs, BackboneChoice, HeadChoice
-from tether.recipe import Recipe, named_recipe
+from tether.recipe import RECIPES, Recipe, named_recipe
 from tether.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ class Config(Closed):
         Raises
         ------
         TetherError
-            For training settings or recipes that are none, and for what is named twice.
+            For training settings, recipes or references that are none, and for what is named twice.
         """
         self.settings()
         for name, values in (
@@ -188,6 +188,14 @@ class Config(Closed):
                 raise TetherError(
                     f"`{name}` is {list(values)}", expected="each once", fix="remove the repeats"
                 )
+        methods = self.methods()
+        # A named recipe need not be run: the defaults stand for any choice of recipes. The config of
+        # one run may have the references of its comparison, and makes no gains.
+        known = list(dict.fromkeys([*methods, *RECIPES]))
+        for reference in self.references:
+            if reference not in known and len(methods) > 1:
+                problem = f"`references` names {reference!r}, which is no recipe"
+                raise unknown_name(problem, reference, known)
 
     def methods(self) -> list[str]:
         """Names of all rows: recipes, then outside models."""

@@ -84,6 +84,13 @@ def test_single_keeps_the_fields_of_a_changed_recipe() -> None:
         config.single("strng", 0)
 
 
+def test_a_reference_need_not_be_run() -> None:
+    config = load_config(None, [*BASE, "recipes=[mft]", "references=[scratch, probe]"])
+    assert config.references == ("scratch", "probe")
+    # As in the config of one run out of a comparison.
+    assert load_config(None, [*BASE, "recipes=[mft]", "references=[own]"]).references == ("own",)
+
+
 def test_a_recipe_can_have_a_backbone_of_its_own() -> None:
     other = "{base: scratch, name: other, backbone: {name: tiny, options: {n_layers: 1}}}"
     config = load_config(None, [*BASE, f"recipes=[full, {other}]"])
@@ -120,6 +127,11 @@ def test_the_seed_in_a_backbones_name() -> None:
         (
             ["recipes=[{base: full, name: fingerprint}]", "outside=[fingerprint]"],
             r"`recipes and outside` is \['fingerprint', 'fingerprint'\]; expected each once",
+        ),
+        (
+            ["recipes=[full, {base: mft, name: strong}]", "references=[full, strng]"],
+            r"`references` names 'strng', which is no recipe; expected one of full, strong, "
+            r"scratch.*; fix: did you mean 'strong'\?",
         ),
         (["stor=s"], r"unknown key 'stor' in config; .*did you mean 'store'\?"),
         (["training.lrr=1"], r"unknown key 'lrr' in training; .*did you mean 'lr'\?"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -73,7 +74,7 @@ def prepare_suite(
         command = [sys.executable, "-m", "tether.cli", *stage.arguments]
         if subprocess.run(command, check=False).returncode:  # noqa: S603  (tether's own verbs)
             raise TetherError(
-                f"stage `tether {' '.join(stage.arguments)}` failed",
+                f"stage `{shlex.join(['tether', *stage.arguments])}` failed",
                 expected=f"{stage.out}",
                 fix="see the error above; the same command continues",
             )

@@ -178,19 +178,19 @@ class Config(Closed):
             For training settings, recipes or references that are none, and for what is named twice.
         """
         self.settings()
+        methods = self.methods()
         for name, values in (
             ("targets", self.targets),
             ("seeds", self.seeds),
             ("references", self.references),
-            ("recipes and outside", self.methods()),
+            ("recipes and outside", methods),
         ):
             if len(set(values)) < len(values):
                 raise TetherError(
                     f"`{name}` is {list(values)}", expected="each once", fix="remove the repeats"
                 )
-        methods = self.methods()
-        # A named recipe need not be run: the defaults stand for any choice of recipes. The config of
-        # one run may have the references of its comparison, and makes no gains.
+        # A named recipe need not be run: the defaults stand for any choice of recipes. The config
+        # of one run may have the references of its comparison, and makes no gains.
         known = list(dict.fromkeys([*methods, *RECIPES]))
         for reference in self.references:
             if reference not in known and len(methods) > 1:

@@ -346,6 +346,37 @@ def test_prepare_split_and_label_refuse_too(
     assert Store.open(workspace.store).n_systems == 36
 
 
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--with", "gfn2-xtb", "--backbone", "tiny"], "a backbone was given for labels of"),
+        (["--temperature", "500"], "--temperature was given, and nothing reads it with --sampling"),
+        (["--sampling", "modes", "--widths", "0.1"], "expected --sampling displace or strain"),
+        (["--strain", "0.1"], "fix: leave --strain out"),
+        (["--sampling", "input", "--n-per-structure", "2"], "--n-per-structure was given"),
+    ],
+)
+def test_options_of_label_that_nothing_reads(
+    more: list[str], message: str, workspace: Any, tmp_path: Path, refused: Refused
+) -> None:
+    out = tmp_path / "out.arrow"
+    command = ("label", workspace.store, "--out", out, "--workers", 0)
+    assert message in refused(*command, *more, trace=out)
+
+
+def test_a_negative_tolerance_of_near_duplicates(
+    workspace: Any, tmp_path: Path, refused: Refused
+) -> None:
+    out = tmp_path / "out.json"
+    command = ("split", workspace.store, "--target", "gap", "--ood", 8, "--out", out)
+    assert "'--near'" in refused(*command, "--near", -1, trace=out)
+
+
+def test_the_status_of_a_suite_that_is_not_there(tmp_path: Path, refused: Refused) -> None:
+    out = tmp_path / "typo"
+    assert "there is no folder" in refused("bench", "qm9-boom", "--status", "--out", out, trace=out)
+
+
 def test_the_error_is_one_line_in_a_narrow_terminal_too(tmp_path: Path) -> None:
     name = "a:warning:[bold]" + "long" * 40 + ".arrow"
     done = subprocess.run(

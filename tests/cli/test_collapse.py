@@ -112,7 +112,8 @@ def test_a_run_by_itself(comparison: Path, call: Call, monkeypatch: pytest.Monke
         (["{folder}/empty"], "no run of"),
         (["{run}", "--subset", "test/x"], "has no set 'test/x'"),
         (["{run}", "--per-class", "0"], "`per_class` is 0"),
-        (["{run}", "--seeds", "0"], "`embed_seeds` is []"),
+        (["{run}", "--seeds", "0"], "'--seeds'"),
+        (["{run}", "--seed", "-1"], "'--seed'"),
         (["{run}", "--per-class", "many"], "many"),
     ],
 )

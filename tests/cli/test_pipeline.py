@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -14,9 +15,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from ase import Atoms
+from rich.console import Console
 
 import tether.cli.doctor
 from tether.cli.main import VERBS, main
+from tether.cli.progress import step_progress
 from tether.data.store import Store
 
 Call = Callable[..., str]
@@ -140,6 +143,28 @@ def test_predict_dry_run(workspace: Any, call: Call, strict_json: Any, tmp_path:
     assert "predicts gap (eV)" in call(*arguments)
     assert strict_json(call(*arguments, "--json")) == {"units": {"gap": "eV"}}
     assert not (tmp_path / "out.csv").exists()
+
+
+def test_names_of_folders_are_printed_as_they_are(
+    workspace: Any, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, run = workspace.write_config(tmp_path), tmp_path / "a[red]b :x: c"
+    monkeypatch.setenv("COLUMNS", "60")
+    shown = call("adapt", "--config", config, "--recipe", "probe", "--out", run).splitlines()
+    assert shown[0].startswith("a[red]b :x: c: ")
+    assert "a[red]b :x: c: 12/12 property steps, done" in shown  # no terminal: plain lines
+    assert any(line.startswith(f"  {run}/metrics.json  ") for line in shown)
+    out = tmp_path / "a[red]b.arrow"
+    options = ("--backbone", "tiny", "--n-per-structure", 1, "--max-force", 2, "--workers", 0)
+    shown = call("label", workspace.store, "--out", out, *options).splitlines()
+    assert shown[-1].endswith(f"more in {out}.failures.json")
+
+
+def test_bars_are_named_as_the_folders_are(workspace: Any) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    with step_progress("a[red]b", 10, console=console) as advance:
+        advance(10)
+    assert "a[red]b" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_adapt_takes_a_recipe_of_the_config_by_its_own_name(

@@ -25,6 +25,7 @@ from tether.report.panels import MAX_POINTS, curve_panels, subsample
 from tether.report.provenance import flatten, split_table, training_range
 from tether.report.read import Comparison, Run, read_comparison
 from tether.report.results import average_forgetting
+from tether.report.tables import runs_table
 from tether.report.verdict import remarks, verdict
 
 # DPA-3.1-3M on BOOM's QM9 gap (REFERENCE.md), RMSE in Ha; layerwise interpolated.
@@ -646,6 +647,39 @@ def test_terminal_table_fits_and_holds_the_numbers(folder: Path, width: int) -> 
     for word in ("clip oracle", "0.0197", "0.1701", "3,000", "0.047", "×40.85", "p < 0.001", "812"):
         assert word in text, word
     assert "…" not in text
+
+
+@pytest.mark.parametrize(
+    ("names", "gain"),
+    [
+        ({"test/id": "test/id", "test/ood": None}, "ID gain"),
+        ({"test/id": "test/near", "test/ood": "test/far"}, "far gain"),
+        ({"test/id": "test/id", "test/ood": "test/ood"}, "OOD gain"),
+    ],
+)
+def test_terminal_shows_gains_and_costs_whatever_the_sets(
+    folder: Path, names: dict[str, str | None], gain: str
+) -> None:
+    summary = _summary(folder)
+    for key in ("rows", "gains", "limit_distances", "reference_lines"):
+        named = [{**row, "subset": names.get(row["subset"], row["subset"])} for row in summary[key]]
+        summary[key] = [row for row in named if row["subset"]]
+    for row in summary["rows"]:
+        row["seconds"] = 0.1 if row["recipe"] == "full" else row["seconds"]
+    console = Console(width=200, record=True, file=StringIO())
+    print_comparison(summary, console)
+    text = console.export_text()
+    assert gain in text
+    assert ("ID gain" in text) == (gain == "ID gain")
+    for words in ("[interval]", "3,000", "812 s", "0.10 s", "+"):
+        assert words in text, words
+
+
+def test_the_time_of_a_short_run_is_a_plain_number() -> None:
+    for seconds, shown in ((0.1, "0.10"), (812.4, "812")):
+        metrics = {"seconds": seconds, "property_steps": 7}
+        (row,) = runs_table([Run("full", 0, Path("run"), metrics)]).rows
+        assert [cell.text for cell in row][2:6] == ["7", "—", "—", shown]
 
 
 def test_terminal_prints_hostile_names_as_they_are(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import importlib.util
 import io
 import itertools
@@ -160,8 +161,9 @@ def test_folder_without_collapse_says_what_to_run(folder: Path) -> None:
     for path in (folder / "runs").glob("*/collapse"):
         shutil.rmtree(path)
     (folder / "collapse.json").unlink()
+    folder = folder.rename(folder.with_name("my comparison"))
     text = build_report(folder).read_text(encoding="utf-8")
-    assert "not available: run `tether collapse comparison`" in text
+    assert f"not available: run `tether collapse '{folder}'`" in html.unescape(text)
     # Neither the data nor the viewer is carried for nothing.
     assert "explorer-data" not in text
     assert "University of Pittsburgh" not in text

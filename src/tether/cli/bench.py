@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from tether.cli.options import DryRunOption, JsonOption, OverridesArgument
+from tether.errors import TetherError
 
 if TYPE_CHECKING:
     from tether.suites.suite import Suite
@@ -52,7 +54,7 @@ def bench_command(
         write_results,
     )
     from tether.cli.bench_tables import print_results, print_stages
-    from tether.cli.progress import run_progress
+    from tether.cli.progress import print_files, run_progress
     from tether.suites.suite import load_suite
 
     folder = out or Path(Path(name).stem)
@@ -72,6 +74,12 @@ def bench_command(
         return
     # Whatever was asked to run now, the results are those of everything that is there.
     whole = load_suite(name, out=folder, data=data, overrides=overrides or ())
+    if status and not folder.is_dir():
+        raise TetherError(
+            f"there is no folder {str(folder)!r}",
+            expected="the folder of a suite that was started",
+            fix="check --out, or leave --status out to start it",
+        )
     if not status:
         prepare_suite(suite, lambda stage, state: print_stages(stage, state, console))
         check_finished(whole)
@@ -82,8 +90,11 @@ def bench_command(
         typer.echo(json.dumps(results))
         return
     print_results(results, console)
-    console.print(f"  {escape(str(folder / 'results.html'))}  [dim]tables and figures[/dim]")
-    console.print(f"  {escape(str(folder / 'results.json'))}  [dim]every number[/dim]")
+    print_files(
+        console,
+        (folder / "results.html", "tables and figures"),
+        (folder / "results.json", "every number"),
+    )
 
 
 def _print_plan(suite: Suite, runs: dict[str, bool], console: Console, *, as_json: bool) -> None:
@@ -95,7 +106,7 @@ def _print_plan(suite: Suite, runs: dict[str, bool], console: Console, *, as_jso
         typer.echo(json.dumps({"stages": stages, "runs": runs}))
         return
     for title, rows in (
-        ("data", [(" ".join(stage["command"]), stage["done"]) for stage in stages]),
+        ("data", [(shlex.join(stage["command"]), stage["done"]) for stage in stages]),
         ("runs", list(runs.items())),
     ):
         table = Table(title, "", title_justify="left")

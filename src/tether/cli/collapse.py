@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from tether.cli.options import DryRunOption, JsonOption
 
@@ -20,14 +21,17 @@ def collapse_command(
     *,
     subset: Annotated[str, typer.Option(help="Set whose atoms are measured.")] = "test/id",
     per_class: Annotated[int, typer.Option(help="Atoms and edges of each class.")] = 200,
-    seed: Annotated[int, typer.Option(help="Of samples and intervals.")] = 0,
-    seeds: Annotated[int, typer.Option(help="How many t-SNE embeddings; the first is drawn.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Of samples and intervals.")] = 0,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="How many t-SNE embeddings; the first is drawn.")
+    ] = 3,
     as_json: JsonOption = False,
     dry_run: DryRunOption = False,
 ) -> None:
     """Measure representation collapse in finished runs; a killed measurement continues."""
     # Imported here, so that `tether --help` does not wait for torch and scikit-learn.
     from tether.cli.collapse_tables import measure_progress, print_collapse
+    from tether.cli.progress import print_files
     from tether.drift.comparison import collapse_file, measure_collapse, plan_measures
     from tether.drift.opened import DriftSettings
 
@@ -54,7 +58,8 @@ def collapse_command(
         typer.echo(json.dumps(content))
         return
     print_collapse(content, console)
-    path = escape(str(collapse_file(folder)))
-    console.print(f"  {path}  [dim]every number above[/dim]", soft_wrap=True)
-    again = f"tether report {escape(str(folder))}"
-    console.print(f"  {again}  [dim]shows them with pictures[/dim]", soft_wrap=True)
+    print_files(console, (collapse_file(folder), "every number above"))
+    again = f"tether report {shlex.quote(str(folder))}"
+    console.print(
+        Text.assemble(f"  {again}  ", ("shows them with pictures", "dim")), soft_wrap=True
+    )

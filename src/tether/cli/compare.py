@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from tether.cli.options import ConfigOption, DryRunOption, JsonOption, OverridesArgument
 
@@ -26,7 +25,7 @@ def compare_command(
     dry_run: DryRunOption = False,
 ) -> None:
     """Compare recipes over seeds, ID against OOD; a killed comparison continues."""
-    from tether.cli.progress import run_progress
+    from tether.cli.progress import print_files, run_progress
     from tether.cli.tables import print_comparison
     from tether.compare import compare
     from tether.config import load_config
@@ -51,8 +50,8 @@ def compare_command(
         typer.echo(json.dumps(summary))
         return
     print_comparison(summary, console)
-    for name, what in (
-        ("summary.json", "every number above"),
-        ("report.html", "plots; open it in a browser"),
-    ):
-        console.print(f"  {escape(str(out / name))}  [dim]{what}[/dim]", soft_wrap=True)
+    print_files(
+        console,
+        (out / "summary.json", "every number above"),
+        (out / "report.html", "plots; open it in a browser"),
+    )

@@ -13,7 +13,7 @@ import typer
 from tether.errors import TetherError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from tether.data.store import Store
     from tether.labels.label import LabelReport
@@ -23,22 +23,33 @@ if TYPE_CHECKING:
 __all__ = ["label_command"]
 
 _SHOWN_FAILURES = 20
+#: Option → kinds of geometries that read it.
+_READERS = {
+    "n_per_structure": ("displace", "strain", "modes", "md"),
+    "widths": ("displace", "strain"),
+    "strain": ("strain",),
+    "temperature": ("modes", "md"),
+}
 
 
 def label_command(
     store: Annotated[Path, typer.Argument(help="Store of structures (.arrow).")],
     out: Annotated[Path, typer.Option(help="Store to write; must not exist.")],
     with_: Annotated[str, typer.Option("--with", help="pseudo or gfn2-xtb.")] = "pseudo",
-    backbone: Annotated[str, typer.Option(help="Backbone of pseudo-labels.")] = "so3lr",
+    backbone: Annotated[str | None, typer.Option(help="Backbone of pseudo-labels; so3lr.")] = None,
     split: Annotated[Path | None, typer.Option(help="split.json, with --set.")] = None,
     set_: Annotated[str, typer.Option("--set", help="Set of the split, as train.")] = "",
-    n_per_structure: Annotated[int, typer.Option(help="Geometries of each kind.")] = 3,
-    widths: Annotated[str, typer.Option(help="Å, of displace and strain.")] = "0.02,0.05,0.1",
+    n_per_structure: Annotated[int | None, typer.Option(help="Geometries of each kind; 3.")] = None,
+    widths: Annotated[
+        str | None, typer.Option(help="Å, of displace and strain; 0.02,0.05,0.1.")
+    ] = None,
     sampling: Annotated[
         list[str] | None, typer.Option(help="displace, strain, modes, md or input; repeat to mix.")
     ] = None,
-    strain: Annotated[float, typer.Option(help="Width of the strain components.")] = 0.02,
-    temperature: Annotated[float, typer.Option(help="K, of modes and md.")] = 300.0,
+    strain: Annotated[
+        float | None, typer.Option(help="Width of the strain components; 0.02.")
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="K, of modes and md; 300.")] = None,
     max_force: Annotated[float, typer.Option(help="eV/Å; larger ones are left out.")] = 30.0,
     limit: Annotated[int | None, typer.Option(help="First structures only.")] = None,
     seed: Annotated[int, typer.Option(help="Of the geometries.")] = 0,
@@ -56,13 +67,13 @@ def label_command(
     An interrupted command goes on when it is given again with the same options.
     """
     from tether.data.store import Store
-    from tether.labels.label import Sampling, check_labeller, label_structures
+    from tether.labels.label import check_labeller, label_structures
 
     labeller = check_labeller(with_)
-    chosen = Sampling(
-        kinds=cast("tuple[Kind, ...]", tuple(sampling or ["displace"])),
+    chosen = _sampling(
+        sampling or ["displace"],
         n_per_structure=n_per_structure,
-        widths=_numbers(widths),
+        widths=None if widths is None else _numbers(widths),
         strain=strain,
         temperature=temperature,
     )
@@ -74,7 +85,7 @@ def label_command(
             opened,
             with_=labeller,
             out=out,
-            backbone=backbone if labeller == "pseudo" else None,
+            backbone=backbone or ("so3lr" if labeller == "pseudo" else None),
             sampling=chosen,
             seed=seed,
             max_force=max_force,
@@ -90,6 +101,23 @@ def label_command(
         typer.echo(json.dumps(report.to_dict()))
     else:
         _print_report(report)
+
+
+def _sampling(kinds: Sequence[str], **options: Any) -> Sampling:
+    """Geometries with the options that were given, each of which one of the kinds must read."""
+    from tether.labels.label import Sampling
+
+    given = {name: value for name, value in options.items() if value is not None}
+    chosen = Sampling(kinds=cast("tuple[Kind, ...]", tuple(kinds)), **given)
+    for name in given:
+        if not set(kinds) & set(_READERS[name]):
+            option = f"--{name.replace('_', '-')}"
+            raise TetherError(
+                f"{option} was given, and nothing reads it with --sampling {', '.join(kinds)}",
+                expected=f"--sampling {' or '.join(_READERS[name])}",
+                fix=f"leave {option} out",
+            )
+    return chosen
 
 
 def _numbers(text: str) -> tuple[float, ...]:
@@ -185,8 +213,9 @@ def _print_report(report: LabelReport) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table("", escape(report.out), title=f"labels of {report.level_of_theory}")
+    table = Table("", escape(report.out), title=escape(f"labels of {report.level_of_theory}"))
     table.add_row("structures", f"{report.n_structures}")
     table.add_row("labelled geometries", f"{report.n}")
     table.add_row("failures", f"{len(report.failures)}")
@@ -197,8 +226,9 @@ def _print_report(report: LabelReport) -> None:
     console = Console()
     console.print(table)
     for failure in report.failures[:_SHOWN_FAILURES]:
-        text = escape(f"{failure.id}: {failure.reason}")
-        console.print(f"[yellow]failed[/] {text}", highlight=False)
+        line = Text.assemble(("failed", "yellow"), f" {failure.id}: {failure.reason}")
+        console.print(line, soft_wrap=True)
     hidden = len(report.failures) - _SHOWN_FAILURES
     if hidden > 0:
-        console.print(f"… and {hidden} more in {report.out}.failures.json")
+        more = Text(f"… and {hidden} more in {report.out}.failures.json")
+        console.print(more, soft_wrap=True)

@@ -62,17 +62,19 @@ def pretrain_command(
 
 
 def _print(run: Run, metrics: dict[str, Any], console: Console) -> None:
+    from tether.cli.progress import print_files
+
     table = Table(title=f"{escape(str(run.folder))}: best at step {metrics['best_step']:,}")
     for heading, side in (("set", "left"), ("n", "right"), ("measure", "left"), ("value", "right")):
         table.add_column(heading, justify=side)  # type: ignore[arg-type]
     for part, errors in metrics["errors"].items():
         for measure, value in errors.items():
             n = f"{metrics['n_held_out'][part]:,}"
-            table.add_row(part, n, measure.replace("_", " "), f"{value:.4g}")
+            table.add_row(escape(part), n, measure.replace("_", " "), f"{value:.4g}")
     console.print(table)
-    for path, what in (
+    print_files(
+        console,
         (run.folder / "backbone.safetensors", "the weights: backbone.name of a config takes it"),
         (run.folder / "card.md", "what they are, and what they are not for"),
         (run.log, "losses and validations over the steps"),
-    ):
-        console.print(f"  {escape(str(path))}  [dim]{what}[/dim]", soft_wrap=True)
+    )

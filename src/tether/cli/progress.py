@@ -1,4 +1,4 @@
-"""Progress bars of runs, and the table of a single one."""
+"""Progress bars of runs, the table of a single one, and which files a command has written."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from rich.console import Console
 
     from tether.jobs import Job
     from tether.run import Run
 
-__all__ = ["print_run", "run_progress", "step_progress"]
+__all__ = ["print_files", "print_run", "run_progress", "step_progress"]
 
 #: Without a terminal a line is printed each time a run has done another part of this size.
 PLAIN_PARTS = 10
@@ -50,7 +52,7 @@ def run_progress(
     """
     total = sum(job.settings.property_steps for job in jobs)
     done: dict[str, int] = {}
-    parts: dict[str, int] = {}
+    parts: dict[str, tuple[int, str]] = {}
     bars: dict[str, Any] = {}
     with _bars(console) as progress:
         overall = progress.add_task("all runs", total=total, visible=len(jobs) > 1)
@@ -63,10 +65,12 @@ def run_progress(
                 bars[name] = progress.add_task(name, total=n_steps)
             if name in bars:
                 progress.update(bars[name], completed=steps, visible=state == "running")
-            part = PLAIN_PARTS * steps // n_steps
+            # The last steps are also those of a run that is still predicting.
+            part = PLAIN_PARTS * steps // n_steps, state
             if not console.is_terminal and part != parts.get(name) and state != "waiting":
                 parts[name] = part
-                console.print(f"{name}: {steps}/{n_steps} property steps, {state}")
+                line = Text(f"{name}: {steps}/{n_steps} property steps, {state}")
+                console.print(line, soft_wrap=True)
 
         yield report
 
@@ -97,14 +101,14 @@ def step_progress(name: str, n_steps: int, *, console: Console) -> Iterator[Call
             progress.update(bar, completed=steps)
             if not console.is_terminal and PLAIN_PARTS * steps // n_steps != part:
                 part = PLAIN_PARTS * steps // n_steps
-                console.print(f"{name}: {steps}/{n_steps} steps")
+                console.print(Text(f"{name}: {steps}/{n_steps} steps"), soft_wrap=True)
 
         yield advance
 
 
 def _bars(console: Console) -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),  # names of folders, as they are
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -138,16 +142,31 @@ def print_run(run: Run, metrics: dict[str, Any], console: Console) -> None:
         ] = row["value"]
     for (target, subset), row in grouped.items():
         cells = [f"{row[name]:.4g}" if name in row else "–" for name in ("mae", "rmse", "r2")]
-        table.add_row(escape(f"{target} ({row['unit']})"), subset, str(row["n"]), *cells)
+        label = f"{target} ({row['unit']})"
+        table.add_row(escape(label), subset, str(row["n"]), *cells)
     console.print(table)
     if metrics["forgetting"] is not None:
         before, after = (metrics["forgetting"][k]["force_mae"] for k in ("before", "after"))
         text = "–" if before is None else f"{before:.3f}"
         console.print(f"force MAE on held-out data: {text} → {after:.3f} eV/Å")
-    for path, what in (
+    print_files(
+        console,
         (run.weights, "best weights on the ID validation set"),
         (run.predictions, "a row for each structure of the validation and test sets"),
         (run.metrics, "these numbers"),
         (run.log, "losses and validations over the steps"),
-    ):
-        console.print(f"  {escape(str(path))}  [dim]{what}[/dim]", soft_wrap=True)
+    )
+
+
+def print_files(console: Console, *files: tuple[Path, str]) -> None:
+    """Print a line a file, which stays one line however narrow the terminal is.
+
+    Parameters
+    ----------
+    console : Console
+        Where to print.
+    *files : tuple of Path and str
+        Each with what is in it.
+    """
+    for path, what in files:
+        console.print(Text.assemble(f"  {path}  ", (what, "dim")), soft_wrap=True)

@@ -95,7 +95,9 @@ PretrainingOption = Annotated[
 ]
 NearOption = Annotated[
     float,
-    typer.Option(help="Tolerance of near-duplicates, in standard deviations; 0 = none sought."),
+    typer.Option(
+        min=0.0, help="Tolerance of near-duplicates, in standard deviations; 0 = none sought."
+    ),
 ]
 SeedOption = Annotated[int, typer.Option(help="Of every draw.")]
 SetsOption = Annotated[

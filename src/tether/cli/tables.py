@@ -11,7 +11,14 @@ from rich.table import Table
 from rich.text import Text
 
 from tether.report.format import MISSING, as_number, format_quantity, n_decimals
-from tether.report.results import average_forgetting, pooled_row, recipes_of, targets_of, unit_of
+from tether.report.results import (
+    average_forgetting,
+    pooled_row,
+    recipes_of,
+    subsets_of,
+    targets_of,
+    unit_of,
+)
 from tether.report.tables import Cell, overview_table
 from tether.report.tables import Table as Values
 from tether.report.verdict import verdict
@@ -91,7 +98,7 @@ def _table(
         ]
     table.add_column("Recipe", no_wrap=False, overflow="fold", max_width=14)
     for label, _ in columns:
-        table.add_column(label, justify="right", no_wrap=True)
+        table.add_column(Text(label), justify="right", no_wrap=True)
     for idx, recipe in enumerate(recipes):
         table.add_row(Text(recipe), *(cells[idx] for _, cells in columns))
     return table
@@ -127,10 +134,12 @@ def _error_cell(cell: Cell) -> Text:
 
 
 def _gain_columns(values: Values) -> list[tuple[str, list[Text]]]:
-    """OOD gain in per cent over each reference, with its p value below."""
+    """OOD gain in per cent over each reference, p value below; ID gain where there is no OOD."""
+    gains = [column for column in values.columns if "gain over" in column.group]
+    shown = [column for column in gains if column.label != "ID"] or gains
     found = []
     for idx, column in enumerate(values.columns):
-        if "gain over" not in column.group or column.label == "ID":
+        if column not in shown:
             continue
         reference = column.group.removeprefix("RMSE gain over ").removesuffix(" (%)")
         cells = [_gain_cell(row[idx]) for row in values.rows]
@@ -170,11 +179,12 @@ def _cost_cells(summary: Mapping[str, Any], target: str, recipes: list[str]) -> 
     for recipe in recipes:
         rows = (
             pooled_row(summary, recipe, target=target, subset=subset, metric="rmse")
-            for subset in ("test/ood", "test/id", "val")
+            for subset in subsets_of(summary, target)
         )
         row = next(filter(None, rows), {})
         steps, seconds = as_number(row.get("property_steps")), as_number(row.get("seconds"))
-        time = MISSING if seconds is None else f"{format_quantity(seconds, 0)} s"
+        decimals = n_decimals([seconds], significant=2)
+        time = MISSING if seconds is None else f"{format_quantity(seconds, decimals)} s"
         cells.append(stack(format_quantity(steps, 0), time))
     return cells
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -109,7 +110,7 @@ def read_collapse(comparison: Comparison) -> Collapse:
     """
     runs = [_read_run(run) for run in comparison.runs]
     known = [run for run in runs if not run.problem]
-    command = f"run `tether collapse {comparison.folder.resolve().name}`"
+    command = f"run `tether collapse {shlex.quote(str(comparison.folder))}`"
     missing = ""
     if not known:
         damaged = [f"{run.run.folder.name}: {run.problem}" for run in runs if run.measures]

@@ -354,7 +354,9 @@ def runs_table(runs: Sequence[Run]) -> Table:
         row = [Cell(run.recipe), Cell(MISSING if run.seed is None else str(run.seed))]
         for key in ("property_steps", "forcefield_steps", "best_step", "seconds"):
             value = as_number(metrics.get(key))
-            row.append(number_cell(value, 0))
+            # A tiny run takes less than a second.
+            decimals = n_decimals([value], significant=2) if key == "seconds" else 0
+            row.append(number_cell(value, decimals))
         state = "; ".join(run.problems.values())
         row.append(Cell(f"not available: {state}" if state else "complete", muted=bool(state)))
         rows.append(row)

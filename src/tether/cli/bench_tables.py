@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -43,7 +44,7 @@ def print_stages(stage: Stage, state: str, console: Console) -> None:
         Where to print.
     """
     if state == "running":
-        command = escape(" ".join(stage.arguments))
+        command = escape(shlex.join(stage.arguments))
         console.print(f"[bold]$ tether {command}[/bold]", soft_wrap=True)
 
 

@@ -54,7 +54,7 @@ def measure_progress(
 
     total = len(STAGES) * sum(not job.is_done for job in jobs)
     with Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

@@ -486,7 +486,13 @@ def test_single_run_gets_a_report(tmp_path: Path) -> None:
     assert "Run: mft-s0" in text
     assert "5,000" in text
     (run / "metrics.json").unlink()
-    assert "metrics.json is not there: the run did not finish" in " ".join(_page(run).text)
+    text = " ".join(_page(run).text)
+    assert "metrics.json is not there: the run did not finish" in text
+    # What it has logged is shown all the same.
+    assert "Validation RMSE" in text
+    assert "One line a run." in text
+    (run / "log.jsonl").unlink()
+    assert "Validation RMSE" not in " ".join(_page(run).text)
 
 
 def test_a_run_is_of_the_recipe_that_it_was_started_with(tmp_path: Path) -> None:

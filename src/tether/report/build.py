@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,6 +105,10 @@ def _context(comparison: Comparison) -> dict[str, Any]:
         "targets": targets,
         "overview_note": _overview_note(summary),
         "nothing_yet": _nothing_yet(comparison),
+        "curves": {
+            target: [*curve_panels(comparison, target), *method_panels(comparison)]
+            for target in _validated_targets(comparison)
+        },
         "forgetting": forgetting_table(summary),
         "forgetting_missing": _forgetting_missing(summary),
         "split_missing": "" if split.get("sizes") else "no split was stored",
@@ -144,7 +149,6 @@ def _target_context(comparison: Comparison, target: str) -> dict[str, Any]:
                 else "Range of the training labels: not available: the split's report has none."
             )
         ),
-        "curves": [*curve_panels(comparison, target), *method_panels(comparison)],
         "split": split_table(split, target, n_targets=n_targets, unit=unit),
     }
 
@@ -167,6 +171,12 @@ def _overview_note(summary: Mapping[str, Any]) -> str:
         f"{intervals} are in square brackets. A positive gain is a smaller RMSE than the "
         "reference's. The gap to ID is OOD less ID RMSE, in units of the reference's."
     )
+
+
+def _validated_targets(comparison: Comparison) -> list[str]:
+    """Targets of finished runs; before there is one, those that the logs validate."""
+    logged = (event.get("val_rmse") or {} for run in comparison.runs for event in run.log)
+    return targets_of(comparison.summary) or list(dict.fromkeys(chain.from_iterable(logged)))
 
 
 def _nothing_yet(comparison: Comparison) -> str:

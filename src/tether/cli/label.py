@@ -36,20 +36,26 @@ def label_command(
     store: Annotated[Path, typer.Argument(help="Store of structures (.arrow).")],
     out: Annotated[Path, typer.Option(help="Store to write; must not exist.")],
     with_: Annotated[str, typer.Option("--with", help="pseudo or gfn2-xtb.")] = "pseudo",
-    backbone: Annotated[str | None, typer.Option(help="Backbone of pseudo-labels; so3lr.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="Of pseudo-labels.", show_default="so3lr")
+    ] = None,
     split: Annotated[Path | None, typer.Option(help="split.json, with --set.")] = None,
     set_: Annotated[str, typer.Option("--set", help="Set of the split, as train.")] = "",
-    n_per_structure: Annotated[int | None, typer.Option(help="Geometries of each kind; 3.")] = None,
+    n_per_structure: Annotated[
+        int | None, typer.Option(help="Geometries of each kind.", show_default="3")
+    ] = None,
     widths: Annotated[
-        str | None, typer.Option(help="Å, of displace and strain; 0.02,0.05,0.1.")
+        str | None, typer.Option(help="Å, of displace and strain.", show_default="0.02,0.05,0.1")
     ] = None,
     sampling: Annotated[
         list[str] | None, typer.Option(help="displace, strain, modes, md or input; repeat to mix.")
     ] = None,
     strain: Annotated[
-        float | None, typer.Option(help="Width of the strain components; 0.02.")
+        float | None, typer.Option(help="Width of the strain components.", show_default="0.02")
     ] = None,
-    temperature: Annotated[float | None, typer.Option(help="K, of modes and md; 300.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="K, of modes and md.", show_default="300")
+    ] = None,
     max_force: Annotated[float, typer.Option(help="eV/Å; larger ones are left out.")] = 30.0,
     limit: Annotated[int | None, typer.Option(help="First structures only.")] = None,
     seed: Annotated[int, typer.Option(help="Of the geometries.")] = 0,

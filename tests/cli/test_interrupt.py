@@ -19,6 +19,12 @@ from tether.cli.main import main
 #: Seconds that a busy machine may take to import torch and to begin.
 PATIENCE = 120
 
+#: A shell's background job is started deaf to Ctrl-C, and what it starts as well: heard again here.
+HEARING = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from tether.cli.main import main; main()"
+)
+
 #: Of the workspace and a folder: arguments, and the file by which one sees that it has begun.
 Command = Callable[[Any, Path], tuple[list[object], Path]]
 
@@ -40,18 +46,22 @@ def label(workspace: Any, folder: Path) -> tuple[list[object], Path]:
 def test_the_user_reads_one_line(command: Command, workspace: Any, tmp_path: Path) -> None:
     arguments, begun = command(workspace, tmp_path)
     with subprocess.Popen(
-        [sys.executable, "-m", "tether.cli", *map(str, arguments)],
+        [sys.executable, "-c", HEARING, *map(str, arguments)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     ) as process:
-        deadline = time.monotonic() + PATIENCE
-        while not begun.exists() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.1)
-        time.sleep(1.0)  # workers are starting
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-        _, err = process.communicate(timeout=PATIENCE)
+        try:
+            deadline = time.monotonic() + PATIENCE
+            while not begun.exists() and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.1)
+            time.sleep(1.0)  # workers are starting
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+            _, err = process.communicate(timeout=PATIENCE)
+        finally:
+            if process.poll() is None:  # a failure, not a wait without an end
+                os.killpg(process.pid, signal.SIGKILL)
     assert err == "interrupted; the same command goes on where it was\n"
     assert process.returncode == 130
 

@@ -23,6 +23,7 @@ from tether.metrics.tasks import alike
 from tether.report.format import MISSING
 from tether.report.suite import build_suite_report, suite_context
 from tether.report.suite_curves import efficiency_answers, reach_table
+from tether.report.suite_figures import Ratios, ratio_rows
 from tether.report.suite_panels import gain_panels, rank_panels, trade_off_panels
 from tether.report.suite_read import read_results
 from tether.report.suite_tables import error_table, group_tables, over_tasks_table
@@ -285,6 +286,27 @@ def test_ratios_are_those_of_the_errors() -> None:
     assert len(gain_panels(results, "full")) == 2
     inks = {t.marker.color for t in panel.figure.data}
     assert len(inks) == 2  # scratch and mft; the reference is where the lines cross
+
+
+def test_one_that_is_far_off_does_not_squeeze_the_others() -> None:
+    ratios = {
+        "mft": Ratios(["a", "b"], np.array([0.8, 0.9]), np.array([0.7, 0.8]), np.array([0.9, 1.0])),
+        "trees": Ratios(["a", "b"], np.array([500, 2]), np.array([400, 1]), np.array([600, 3])),
+    }
+    positions = {"mft": 0, "trees": 1}
+    figure = ratio_rows(ratios, names=["a", "b"], positions=positions, axis_title="")
+    trees = next(trace for trace in figure.data if trace.name == "trees")
+    assert list(trees.x) == [5.0, 2.0]
+    assert list(trees.customdata) == [500.0, 2.0]
+    assert trees.marker.symbol[0] == "triangle-right" != trees.marker.symbol[1]
+    assert trees.error_x.array[0] == 0.0
+    assert 10 ** figure.layout.xaxis.range[1] < 6.0
+    results = _results(_errors(0.88, 9.0))
+    (trade_off,), (ood, id_) = trade_off_panels(results, "full"), gain_panels(results, "full")
+    assert 10 ** trade_off.figure.layout.xaxis.range[1] < 6.0
+    assert "more than 5 (mft)" in trade_off.caption
+    assert "Arrow: more than 5 times it (mft)" in id_.caption
+    assert "Arrow" not in ood.caption
 
 
 def test_published_figures_stand_below_ours_with_their_own_gain() -> None:

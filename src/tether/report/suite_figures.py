@@ -23,9 +23,13 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
     from numpy.typing import NDArray
 
-__all__ = ["Ratios", "rank_diagram", "ratio_rows", "scaling_curves", "trade_off"]
+__all__ = ["FARTHEST", "Ratios", "rank_diagram", "ratio_rows", "scaling_curves", "trade_off"]
 
 _TICKS = np.array([0.1, 0.2, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.2, 1.5, 2, 3, 5, 10, 20, 50])
+
+
+#: Times the reference's error: what is further off would squeeze everything else.
+FARTHEST = 5.0
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Ratios:
 def _ratio_axis(values: Sequence[float], title: str) -> dict[str, object]:
     """Logarithmic axis around 1, so that half and twice the error are equally far from it."""
     finite = np.array([v for v in [*values, 0.9, 1.1] if np.isfinite(v) and v > 0])
-    low, high = float(finite.min()) / 1.04, float(finite.max()) * 1.04
+    low, high = float(finite.min()) / 1.04, min(float(finite.max()), FARTHEST) * 1.04
     ticks = _TICKS[(low <= _TICKS) & (high >= _TICKS)]
     if high / low > 4:  # labels of close ticks would overlap
         ticks = ticks[~np.isin(ticks, [0.6, 0.7, 0.8, 0.9, 1.2])]
@@ -85,6 +89,8 @@ def trade_off(
     titles: tuple[str, str],
 ) -> go.Figure:
     """ID against OOD error, both divided by the reference's: below and left of 1 is better.
+
+    What is worse than `FARTHEST` lies beyond the axes.
 
     Parameters
     ----------
@@ -159,6 +165,8 @@ def ratio_rows(
 ) -> go.Figure:
     """Errors divided by the reference's, with intervals: a block of lines a task.
 
+    What is worse than `FARTHEST` is an arrow there, so that the others can be told apart.
+
     Parameters
     ----------
     ratios : mapping of str to Ratios
@@ -186,15 +194,22 @@ def ratio_rows(
     figure = base_figure(height=int(height), x_title=axis_title, y_title="")
     for recipe, found in ratios.items():
         colour, _ = recipe_style(positions[recipe])
+        value, low, high = (np.minimum(v, FARTHEST) for v in (found.value, found.low, found.high))
+        symbol = recipe_symbol(positions[recipe])
         figure.add_scatter(
-            x=found.value,
+            x=value,
+            customdata=found.value,
             y=[places[name, recipe] for name in found.names],
             mode="markers",
             name=plain(recipe),
             text=[plain(name) for name in found.names],
-            marker={"color": colour, "symbol": recipe_symbol(positions[recipe]), "size": 8},
-            error_x=_whiskers(found.value, found.low, found.high),
-            hovertemplate="%{text}: × %{x:.3f}<extra>%{fullData.name}</extra>",
+            marker={
+                "color": colour,
+                "symbol": [symbol if v <= FARTHEST else "triangle-right" for v in found.value],
+                "size": 8,
+            },
+            error_x=_whiskers(value, low, high),
+            hovertemplate="%{text}: × %{customdata:.3f}<extra>%{fullData.name}</extra>",
         )
     every = [v for one in ratios.values() for v in (*one.value, *one.low, *one.high)]
     figure.add_vline(x=1, line={"color": NEUTRAL, "width": 1.2, "dash": "dash"}, layer="below")

@@ -11,7 +11,14 @@ from tether.report.format import as_number, format_p
 from tether.report.panels import Panel, or_nan
 from tether.report.results import gain_of, subset_label
 from tether.report.suite_curves import curve_targets, curves_of, oracle_of
-from tether.report.suite_figures import Ratios, rank_diagram, ratio_rows, scaling_curves, trade_off
+from tether.report.suite_figures import (
+    FARTHEST,
+    Ratios,
+    rank_diagram,
+    ratio_rows,
+    scaling_curves,
+    trade_off,
+)
 from tether.report.suite_read import (
     FEWEST_TASKS,
     named_recipes,
@@ -120,6 +127,11 @@ def _trade_off_panel(
     )
     caption = "Small symbols: one task each"
     caption += ". Large: mean with its interval, of recipes run on most tasks." if means else "."
+    far = [
+        name for name, pair in tasks.items() if any((one.value > FARTHEST).any() for one in pair)
+    ]
+    if far:
+        caption += f" Beyond the axes: tasks at more than {FARTHEST:g} ({', '.join(far)})."
     return Panel(
         f"{subset_label(subset)} against ID error",
         caption,
@@ -168,6 +180,9 @@ def gain_panels(results: Results, reference: str) -> list[Panel]:
             for recipe, one in ratios.items()
         )
         caption = "Left of the dashed line: a smaller error than the reference's."
+        far = [recipe for recipe, one in ratios.items() if (one.value > FARTHEST).any()]
+        if far:
+            caption += f" Arrow: more than {FARTHEST:g} times it ({', '.join(far)})."
         panels.append(Panel(title, caption, f"{title}, a block of lines a task: {best}.", figure))
     return panels
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import numpy as np
 import pytest
@@ -22,6 +22,7 @@ from ase.build import bulk, molecule
 from ase.calculators.morse import MorsePotential
 from torch import Tensor, nn
 
+from tether.cli.label import label_command
 from tether.data.chunks import Chunk
 from tether.data.store import Store, write_store
 from tether.errors import TetherError
@@ -731,3 +732,12 @@ def test_qm9_molecules_have_small_forces_at_their_minimum(tmp_path: Path) -> Non
     assert not report["modes"].failures
     assert 0.05 < report["input"].force_rms < 0.5  # another method's minimum
     assert report["modes"].force_rms > 2 * report["input"].force_rms
+
+
+@pytest.mark.parametrize("name", ["n_per_structure", "widths", "strain", "temperature"])
+def test_the_defaults_that_the_command_shows_are_the_ones_that_it_has(name: str) -> None:
+    # It does not know them: what is not given is left to `Sampling`, which torch comes with.
+    shown = get_type_hints(label_command, include_extras=True)[name].__metadata__[0].show_default
+    value = getattr(Sampling(), name)
+    values = value if isinstance(value, tuple) else (value,)
+    assert [float(text) for text in shown.split(",")] == list(values)

@@ -12,6 +12,7 @@ INSTALLED := $(VENV)/.installed
 EXTRAS := so3lr,chgnet,sevennet,tensornet,qm9,hdf5,lmdb,xtb,ray,surgery,collapse,splits,distributed,dev
 # torch goes first and alone: any other package that asks for it might choose another build.
 TORCH := torch==2.13.0
+PIP_OPTIONS := -qq --no-compile --disable-pip-version-check
 SOURCES := src tests benchmarks tools conftest.py
 WORKERS ?= 2
 # The workers share the cores; threads inside each would only compete.
@@ -22,15 +23,17 @@ PYTHON ?= $(shell for candidate in python3.11 python3; do \
 	&& command -v "$$candidate" && break; done)
 
 # $(call install,FOLDER,PIP OPTIONS): a new virtual environment with the package in it.
-# pip compiles every module, which takes a minute: left to the first import, warnings about other
-# people's sources would come up in the tests, where warnings are errors.
+# Modules are compiled here, all cores at it (pip would take one): left to the first import, warnings
+# about other people's sources would come up in the tests, where warnings are errors. A few packages
+# carry files that no Python compiles, which is not a failure.
 define install
 	@test -n "$(PYTHON)" || { \
 		echo "no Python >= 3.11 found as python3.11 or python3: install one, or make PYTHON=/path/to/it" >&2; \
 		exit 1; }
 	$(PYTHON) -m venv $(1)
-	$(1)/bin/python -m pip install -qq --disable-pip-version-check $(2) $(TORCH)
-	$(1)/bin/python -m pip install -qq --disable-pip-version-check $(2) -e '.[$(EXTRAS)]'
+	$(1)/bin/python -m pip install $(PIP_OPTIONS) $(2) $(TORCH)
+	$(1)/bin/python -m pip install $(PIP_OPTIONS) $(2) -e '.[$(EXTRAS)]'
+	$(1)/bin/python -W ignore -m compileall -qq -j 0 $(1)/lib || true
 endef
 
 .PHONY: test demo lint format lock clean

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +84,10 @@ def save_tensors(
         Tensors that share no memory.
     metadata : mapping of str to str, optional
         Kept in the header.
+
+    Notes
+    -----
+    The same tensors and metadata are the same bytes, so that a sha256 names them.
     """
     with atomic_path(path) as temporary:
         save_file(
@@ -90,6 +95,19 @@ def save_tensors(
             temporary,
             metadata=dict(metadata or {}),
         )
+        if metadata:
+            _sort_metadata(temporary)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Write the header again, its metadata by name: safetensors has them in any order."""
+    with path.open("r+b") as file:
+        (size,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        file.seek(8)
+        file.write(text.ljust(size))
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

@@ -136,3 +136,18 @@ def test_moments_of_unknown_weights_are_refused(workspace: Any, tmp_path: Path) 
     save_tensors(path, tensors, metadata=load_metadata(path))
     with pytest.raises(TetherError, match="is no checkpoint of this run"):
         load(trainer(workspace), path)
+
+
+def test_the_same_content_is_the_same_bytes(tmp_path: Path) -> None:
+    # safetensors writes metadata in any order, another one each time.
+    tensors = {"b": torch.arange(3.0), "a": torch.zeros(2, dtype=torch.int64)}
+    metadata = {name: f'{name} "{name}"\n é \x7f' for name in "qwertyuiop"}
+    content = set()
+    for attempt in range(5):
+        path = tmp_path / f"{attempt}.safetensors"
+        save_tensors(path, tensors, metadata=metadata)
+        content.add(path.read_bytes())
+    assert len(content) == 1
+    assert load_metadata(path) == metadata
+    found = load_tensors(path)
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())

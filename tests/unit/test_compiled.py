@@ -24,14 +24,9 @@ from tether.targets import Target
 from tether.tasks.forcefield import ForceFieldTask
 from tether.tasks.property import PropertyTask
 from tether.testing.tiny import TinyBackbone
-from tether.training.compiled import (
-    CompiledLoss,
-    can_compile,
-    find_compiler,
-    flatten,
-    unflatten,
-)
+from tether.training.compiled import CompiledLoss, can_compile, find_compiler
 from tether.training.engine import Trainer
+from tether.training.flat import flatten, unflatten
 from tether.training.settings import TrainingSettings
 
 # Of Inductor's own imports.

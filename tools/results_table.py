@@ -97,7 +97,7 @@ def table(summary: dict[str, Any]) -> str:
     caption = (
         f"{target} of QM9, split of {summary['split']['name']}, {sizes['train']:,} training "
         f"molecules, {pooled[0]['property_steps']:,.0f} property steps for "
-        f"every recipe. RMSE in {shown} with bootstrap intervals over seeds and molecules; "
+        f"every recipe. RMSE in {shown} with 95 % intervals over seeds and molecules; "
         "gain over `full` on the seeds of both (positive: better); force MAE on held-out "
         "geometries after adaptation, in eV/Å."
     )

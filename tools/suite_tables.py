@@ -32,8 +32,8 @@ def suite_tables(results: dict[str, Any]) -> str:
     ]
     caption = (
         f"{_state(results)} {results['metric'].upper()} ID / OOD, mean over seeds (their number in "
-        "brackets); gains over `full` on the seeds of both, with bootstrap intervals over "
-        "seeds and structures (over structures alone where there is one seed)."
+        "brackets); gains over `full` on the seeds of both, with 95 % intervals over seeds "
+        "(Student's t) and structures (bootstrap; these alone where there is one seed)."
     )
     gains = [(name, s) for name in common if "mft" in name for s in ("test/id", "test/ood")]
     heads = ["task", "clip oracle", *(f"`{name}`" for name in common)]
@@ -220,7 +220,7 @@ def group_tables(results: dict[str, Any]) -> str:
     """Markdown: a row a data set and recipe, over the folds that all recipes have finished."""
     caption = (
         f"{_state(results)} Mean {results['metric'].upper()} over folds and seeds, and OOD gains, "
-        "with hierarchical bootstrap intervals; of the folds that every recipe has finished."
+        "with 95 % t-intervals over folds; of the folds that every recipe has finished."
     )
     found = {(r["group"], r["recipe"], r["subset"]): r for r in results["groups"]}
     over = list(dict.fromkeys(one for row in results["groups"] for one in row["gains"]))
@@ -245,7 +245,7 @@ def recipe_tables(results: dict[str, Any]) -> str:
     over = list(dict.fromkeys(gain["reference"] for task in tasks for gain in task["gains"]))
     caption = (
         f"{_state(results)} {results['metric'].upper()} ID / OOD, mean over seeds (their number in "
-        "brackets); OOD gains on the seeds of both, with bootstrap intervals over seeds and "
+        "brackets); OOD gains on the seeds of both, with 95 % intervals over seeds and "
         "structures; force MAE on held-out geometries after adaptation, in eV/Å, mean over all."
     )
     heads = ["recipe"]

@@ -29,13 +29,15 @@ if TYPE_CHECKING:
     from tether.config import Config
     from tether.metrics.resampling import Statistic, StructureErrors
 
-__all__ = ["LEVEL", "Errors", "errors_of", "summarise"]
+__all__ = ["INTERVALS", "LEVEL", "Errors", "errors_of", "summarise"]
 
 STATISTICS: tuple[Statistic, ...] = ("mae", "rmse")
 #: Recipe whose gap between OOD and ID error is the unit of the distance to the limit.
 LIMIT_REFERENCE = "full"
 #: Nominal coverage of every interval.
 LEVEL = 0.95
+#: How intervals are made: a summary with others is made again.
+INTERVALS = "bootstrap over structures, Student's t over seeds"
 #: (recipe, seed) → (target, subset) → errors.
 Errors: TypeAlias = "dict[tuple[str, int], dict[tuple[str, str], StructureErrors]]"
 
@@ -76,6 +78,7 @@ def summarise(folder: Path, *, config: Config) -> dict[str, Any]:
     return {
         "format": 1,
         "level": LEVEL,
+        "intervals": INTERVALS,
         "rows": _seed_rows(errors, metrics, units) + _pooled_rows(errors, metrics, units, names),
         "gains": _gains(errors, names, config.references),
         "limit_distances": _limit_distances(errors, names),

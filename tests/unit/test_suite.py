@@ -337,6 +337,21 @@ def test_a_run_that_is_made_again_is_judged_again(done: tuple[str, Path], tmp_pa
     assert after[1]["rows"] == before[1]["rows"]
 
 
+def test_intervals_of_another_method_are_made_again(done: tuple[str, Path], tmp_path: Path) -> None:
+    path, out = done
+    copy = tmp_path / "older"
+    shutil.copytree(out, copy)
+    fresh = suite_results(load_suite(path, out=copy))["tasks"]
+    for task, change in (("a", {"intervals": "of bygone days"}), ("b", {})):
+        summary = copy / task / "summary.json"
+        found = read_json(summary)
+        rows = [{**row, "low": -1.0} for row in found["rows"]]
+        summary.write_text(json.dumps({**found, "rows": rows, **change}))
+    older, kept = suite_results(load_suite(path, out=copy))["tasks"]
+    assert older["rows"] == fresh[0]["rows"]
+    assert {row["low"] for row in kept["rows"]} == {-1.0}
+
+
 def test_runs_of_other_settings_are_refused(done: tuple[str, Path]) -> None:
     path, out = done
     results = (out / "results.json").read_bytes()

@@ -18,7 +18,7 @@ from tether.metrics.resampling import (
     losses_of,
     percentiles,
     statistic_of,
-    unit_weights,
+    unit_noise,
 )
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ __all__ = [
     "Statistic",
     "bootstrap_interval",
     "paired_gain",
+    "ratio_influences",
     "seed_pooled_interval",
 ]
 
@@ -122,19 +123,17 @@ def seed_pooled_interval(
     level: float = 0.95,
     seed: int = 42,
 ) -> Interval:
-    r"""Hierarchical bootstrap: over training seeds, and over molecules shared by them.
+    """Interval of the mean over seeds: over training seeds, and over molecules shared by them.
 
-    The value is the mean over seeds of the statistic. A resample draws S − 1 of S seeds with
-    replacement (all of them when S = 1) and, since every seed was tested on the same molecules, one
-    draw of molecules for all seeds. S − 1 and not S: that makes the variance between seeds that of
-    :math:`s^2/S` with the unbiased s², while drawing S gives :math:`\frac{S-1}{S}` of it, half for
-    two seeds (Rao and Wu 1988).
+    A resample draws molecules, the same for all seeds as every seed was tested on them, and adds
+    what other seeds would have: Student's t with S − 1 degrees of freedom times the standard error
+    of the mean of S seeds. Two seeds therefore say little, as they should (t is 12.7 at 95 %), and
+    three more (4.3). A bootstrap of so few cannot look beyond the best and worst of them.
 
-    No resampling of two or three seeds can look beyond the best and worst of them: where seeds and
-    not molecules dominate, a nominal 95 % interval of three seeds holds 75 to 80 %; the limit for S
-    seeds is ``1 - 2**(1 - S)``. Noise that is independent between seeds on one molecule enters both
-    levels and makes the interval too wide, by √2 at most. With one seed the interval is that of
-    `bootstrap_interval`.
+    In simulations a nominal 95 % interval of one to eight seeds holds 92 to 99 %, wherever the
+    spread comes from. Noise that is independent between seeds on one molecule enters both levels
+    and makes the interval too wide, by √2 at most. With one seed the interval is that of
+    `bootstrap_interval`. An error is never below zero, and neither is a bound.
 
     Parameters
     ----------
@@ -163,10 +162,10 @@ def seed_pooled_interval(
     check_settings(n_resamples, level)
     generator = np.random.default_rng(seed)
     (means,) = drawn_means(generator, [losses], n_resamples)
-    weights = unit_weights(generator, losses.n_seeds, n_resamples)
-    draws = np.einsum("bs,sb->b", weights, statistic_of(means, statistic))
-    low, high = percentiles(draws, level)
-    return Interval(float(statistic_of(losses.means(), statistic).mean()), low, high)
+    by_seed = statistic_of(losses.means(), statistic)
+    draws = statistic_of(means, statistic).mean(axis=0)
+    draws += unit_noise(generator, by_seed, n_resamples)
+    return Interval(float(by_seed.mean()), *percentiles(np.maximum(draws, 0), level))
 
 
 def paired_gain(
@@ -181,10 +180,10 @@ def paired_gain(
 ) -> Gain:
     r"""Gain of method a over reference b on the same molecules: :math:`100\,(1 - E_a/E_b)` %.
 
-    E is the mean over seeds of the statistic. The interval is a hierarchical bootstrap as in
-    `seed_pooled_interval`: one draw of molecules for both methods and all seeds. Where both have
-    the same number of seeds, the s-th of each share their draw (same initialisation and order of
-    data), else seeds are drawn independently.
+    E is the mean over seeds of the statistic. The interval is made as in `seed_pooled_interval`:
+    one draw of molecules for both methods and all seeds, and Student's t for seeds. Where both have
+    the same number of seeds, the s-th of each belong together (same initialisation and order of
+    data), else seeds are independent.
 
     The p-value is a paired permutation test, that of `scipy.stats.permutation_test` with
     "samples" in a tenth of its time: the losses of a molecule (absolute or squared errors, averaged
@@ -232,30 +231,45 @@ def paired_gain(
             expected="a positive error",
             fix="check that `errors_b` are predictions minus truth",
         )
-    draws = _gain_draws(a, b, statistic, n_resamples, seed)
-    low, high = percentiles(draws, level)
-    mean_a, mean_b = (float(statistic_of(x.means(), statistic).mean()) for x in (a, b))
-    p_value = exchange_test(a.sums.mean(axis=0) - b.sums.mean(axis=0), n_permutations, seed)
-    return Gain(100 * (1 - mean_a / mean_b), low, high, p_value)
-
-
-def _gain_draws(
-    a: Losses,
-    b: Losses,
-    statistic: Statistic,
-    n_resamples: int,
-    seed: int,
-) -> NDArray[np.float64]:
+    by_seed = [statistic_of(losses.means(), statistic) for losses in (a, b)]
+    ratio = float(by_seed[0].mean() / by_seed[1].mean())
     generator = np.random.default_rng(seed)
-    drawn = drawn_means(generator, [a, b], n_resamples)
-    weights = {
-        n: unit_weights(generator, n, n_resamples) for n in dict.fromkeys((a.n_seeds, b.n_seeds))
-    }
+    draws = _ratio_draws(generator, a, b, statistic, n_resamples)
+    for influence in ratio_influences(*by_seed):
+        draws += unit_noise(generator, influence, n_resamples)
+    low, high = percentiles(100 * (1 - np.maximum(draws, 0)), level)
+    p_value = exchange_test(a.sums.mean(axis=0) - b.sums.mean(axis=0), n_permutations, seed)
+    return Gain(100 * (1 - ratio), low, high, p_value)
+
+
+def ratio_influences(a: NDArray[np.float64], b: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    """What each unit adds to the ratio of two means, to first order.
+
+    Parameters
+    ----------
+    a, b : array, each of shape (n_units,)
+        Values of numerator and denominator by seed or fold.
+
+    Returns
+    -------
+    list of array
+        One of the pairs, where there are as many of both; else one of each, which are independent.
+    """
+    ratio = a.mean() / b.mean()
+    if len(a) == len(b):
+        return [(a - ratio * b) / b.mean()]
+    return [a / b.mean(), ratio * b / b.mean()]
+
+
+def _ratio_draws(
+    generator: np.random.Generator, a: Losses, b: Losses, statistic: Statistic, n_resamples: int
+) -> NDArray[np.float64]:
+    """Ratio of the errors of resampled molecules, the same for both and for all seeds."""
     mean_a, mean_b = (
-        np.einsum("bs,sb->b", weights[len(means)], statistic_of(means, statistic))
-        for means in drawn
+        statistic_of(means, statistic).mean(axis=0)
+        for means in drawn_means(generator, [a, b], n_resamples)
     )
     # A resample in which the reference is faultless says nothing finite; 0/0 is no gain.
-    gain = np.zeros(n_resamples)
-    np.divide(100 * (mean_b - mean_a), mean_b, out=gain, where=mean_b > 0)
-    return gain
+    ratio = np.ones(n_resamples)
+    np.divide(mean_a, mean_b, out=ratio, where=mean_b > 0)
+    return ratio

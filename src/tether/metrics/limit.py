@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tether.errors import TetherError
-from tether.metrics.intervals import Interval
+from tether.metrics.intervals import Interval, ratio_influences
 from tether.metrics.resampling import (
     ErrorsLike,
     Losses,
@@ -17,12 +17,13 @@ from tether.metrics.resampling import (
     losses_of,
     percentiles,
     statistic_of,
-    unit_weights,
+    unit_noise,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
 
 __all__ = ["distance_to_limit", "limit_interval"]
 
@@ -65,11 +66,11 @@ def limit_interval(
     level: float = 0.95,
     seed: int = 42,
 ) -> Interval:
-    """Distance to the limit, with a hierarchical bootstrap over seeds and structures.
+    """Distance to the limit, with an interval over seeds and structures.
 
-    Errors are means over seeds. A resample draws the OOD structures, the ID structures, and seeds
-    as `seed_pooled_interval` does; a seed brings its OOD and its ID error, and the s-th seeds of
-    both methods are drawn together where both have as many.
+    Errors are means over seeds. A resample draws the OOD structures, the ID structures, and adds
+    what other seeds would have as `seed_pooled_interval` does; a seed brings its OOD and its ID
+    error, and the s-th seeds of both methods belong together where both have as many.
 
     Parameters
     ----------
@@ -106,22 +107,28 @@ def limit_interval(
     ]
     _check(losses)
     generator = np.random.default_rng(seed)
-    counts = sorted({ood.n_seeds for ood, _ in losses})
-    weights = {n: unit_weights(generator, n, n_resamples) for n in counts}
     drawn = np.empty((2, 2, n_resamples))  # method or reference, OOD or ID
     for side in (0, 1):
         means = drawn_means(generator, [each[side] for each in losses], n_resamples)
-        for m, by_seed in enumerate(means):
-            errors = statistic_of(by_seed, statistic)
-            drawn[m, side] = np.einsum("bs,sb->b", weights[len(by_seed)], errors)
-    value = distance_to_limit(*(_mean(one, statistic) for each in losses for one in each))
+        drawn[:, side] = [statistic_of(by_seed, statistic).mean(axis=0) for by_seed in means]
     gap, reference_gap = drawn[:, 0] - drawn[:, 1]
-    if (reference_gap <= 0).mean() >= (1 - level) / 2:
+    by_seed = [_gaps(each, statistic) for each in losses]
+    value = distance_to_limit(*(_mean(one, statistic) for each in losses for one in each))
+    closed = reference_gap + unit_noise(generator, by_seed[1], n_resamples) <= 0
+    if closed.mean() >= (1 - level) / 2:
         return Interval(value, float("nan"), float("nan"))
     # The few resamples without a gap of the reference are beyond any bound on the side of `gap`.
     beyond = np.where(gap > 0, np.inf, -np.inf)
     ratio = np.divide(gap, reference_gap, out=beyond, where=reference_gap > 0)
+    for influence in ratio_influences(*by_seed):
+        ratio += unit_noise(generator, influence, n_resamples)
     return Interval(value, *percentiles(ratio, level))
+
+
+def _gaps(each: list[Losses], statistic: Statistic) -> NDArray[np.float64]:
+    """OOD error minus ID error, by seed."""
+    ood, inside = (statistic_of(losses.means(), statistic) for losses in each)
+    return ood - inside
 
 
 def _mean(losses: Losses, statistic: Statistic) -> float:

@@ -27,8 +27,9 @@ __all__ = [
     "flat_errors",
     "losses_of",
     "percentiles",
+    "standard_error",
     "statistic_of",
-    "unit_weights",
+    "unit_noise",
 ]
 
 Statistic = Literal["mae", "rmse"]
@@ -222,28 +223,49 @@ def _blocks(
         yield np.array([np.bincount(row, minlength=n) for row in drawn], dtype=np.uint16)
 
 
-def unit_weights(generator: np.random.Generator, n_units: int, n_draws: int) -> NDArray[np.float64]:
-    """Weights of units of which n - 1 are drawn with replacement; of one unit that one is drawn.
+def standard_error(influence: NDArray[np.float64]) -> float:
+    r"""Standard error of a value over independent units, :math:`s/\sqrt n`; 0 for one unit.
 
-    Drawing n - 1 and not n makes the variance between units the unbiased one (Rao and Wu 1988).
+    Parameters
+    ----------
+    influence : array, shape (n_units,)
+        Values of the seeds or folds whose mean it is; of another function of them, what each adds
+        to it to first order, up to a constant.
+
+    Returns
+    -------
+    float
+        In the unit of `influence`.
+    """
+    n = len(influence)
+    return float(influence.std(ddof=1) / np.sqrt(n)) if n > 1 else 0.0
+
+
+def unit_noise(
+    generator: np.random.Generator, influence: NDArray[np.float64], n_draws: int
+) -> NDArray[np.float64]:
+    """What other seeds would have added to a value: Student's t times its standard error.
+
+    Drawing two or three units with replacement never looks beyond the best and the worst of them:
+    a nominal 95 % interval of three then holds 75 to 80 %, of two 50 %.
 
     Parameters
     ----------
     generator : numpy.random.Generator
         Source of the draws.
-    n_units : int
-        Seeds, or folds.
+    influence : array, shape (n_units,)
+        See `standard_error`.
     n_draws : int
         Resamples.
 
     Returns
     -------
-    array, shape (n_draws, n_units)
-        Each row adds up to 1.
+    array, shape (n_draws,)
+        Zeros for one unit, which says nothing of others.
     """
-    n_drawn = max(1, n_units - 1)
-    counts = generator.multinomial(n_drawn, np.full(n_units, 1 / n_units), size=n_draws)
-    return counts / n_drawn
+    if len(influence) == 1:
+        return np.zeros(n_draws)
+    return standard_error(influence) * generator.standard_t(len(influence) - 1, size=n_draws)
 
 
 def percentiles(draws: NDArray[np.float64], level: float) -> tuple[float, float]:

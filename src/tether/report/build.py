@@ -215,8 +215,8 @@ def _methods(comparison: Comparison) -> list[str]:
             "mean over seeds."
         )
         sentences.append(
-            "Intervals are a bootstrap over seeds and test molecules; with few seeds they are too "
-            "narrow where seeds, not molecules, dominate. The p value is a paired permutation test "
+            "Intervals are a bootstrap over test molecules with Student's t over seeds: two seeds "
+            "say little, three more. The p value is a paired permutation test "
             "of these trained models on these molecules; it is not corrected for the number of "
             "recipes."
         )

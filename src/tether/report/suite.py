@@ -202,9 +202,9 @@ def _ranks(results: Results) -> Section:
 def _folds(results: Results) -> Section:
     tables = [Part("table", table) for table in group_tables(results)]
     note = (
-        "Each fold counts once. Intervals: hierarchical bootstrap over folds, seeds and "
-        "structures; p values are paired and not corrected. Only folds that every recipe has "
-        "finished are counted."
+        "Each fold counts once. Intervals: Student's t over folds, whose spread holds that of "
+        "seeds and structures; p values are paired and not corrected. Only folds that every recipe "
+        "has finished are counted."
     )
     return Section(
         "folds", "Over the folds of each data set", [*tables, Part("note", note)] if tables else []

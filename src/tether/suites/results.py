@@ -16,7 +16,7 @@ from tether.metrics.resampling import flat_errors
 from tether.metrics.tasks import compare_over_tasks, holm, mean_ranks
 from tether.run import Run
 from tether.serialization import read_json
-from tether.summary import LEVEL, Errors, errors_of
+from tether.summary import INTERVALS, LEVEL, Errors, errors_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -133,7 +133,7 @@ def _summary(task: Task, digests: Mapping[str, str]) -> dict[str, Any]:
     if path.exists():
         found: dict[str, Any] = read_json(path)
         same = found.get("config") == task.config.model_dump(mode="json")
-        if same and found.get("digests") == digests:
+        if same and (found.get("digests"), found.get("intervals")) == (digests, INTERVALS):
             return found
     # A part of the suite may have run; the folder says what all of it is.
     write_config(task.config, task.out)
@@ -239,7 +239,7 @@ def _curves(axis: str, entries: Sequence[Mapping[str, Any]]) -> list[dict[str, A
 
 
 def _groups(suite: Suite, references: Sequence[str]) -> list[dict[str, Any]]:
-    """Folds of one data set together: errors and gains with hierarchical intervals.
+    """Folds of one data set together: errors and gains with intervals over folds.
 
     Of the recipes that every fold asks for: one of a single fold would leave the others that fold.
     """

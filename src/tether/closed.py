@@ -221,9 +221,19 @@ def checked(kind: type[T], content: dict[str, Any], where: str) -> T:
         )
     raise TetherError(
         f"{where}: `{place}` is {first.get('input')!r}",
-        expected=str(first["msg"]).removeprefix("Input should be "),
+        expected=_WORDS.get(first["type"]) or str(first["msg"]).removeprefix("Input should be "),
         fix=f"correct `{place}`",
     )
+
+
+# What pydantic says in Python's words, in those of a YAML file.
+_WORDS = {
+    "tuple_type": "a list, as [a, b]",
+    "too_short": "at least one entry",
+    "path_type": "a path",
+    "dict_type": "keys and values, as {key: value}",
+    "model_type": "keys and values, as {key: value}",
+}
 
 
 @cache

@@ -201,15 +201,16 @@ class Config(Closed):
         """Names of all rows: recipes, then outside models."""
         return [*(point.name for point in self.points()), *self.outside]
 
-    def single(self, recipe: str, seed: int) -> Config:
+    def single(self, recipe: str | None = None, seed: int | None = None) -> Config:
         """The configuration of one run.
 
         Parameters
         ----------
-        recipe : str
-            Name of one of `recipes`, or else of a named recipe.
-        seed : int
-            Its seed.
+        recipe : str, optional
+            Name of one of `recipes`, or else of a named recipe; default: the only one that the
+            configuration names, or ``mft`` where it names none.
+        seed : int, optional
+            Its seed; default: the first that the configuration names, or 0.
 
         Returns
         -------
@@ -219,11 +220,14 @@ class Config(Closed):
         Raises
         ------
         TetherError
-            For an unknown recipe, or a negative seed.
+            For an unknown recipe, none where there are several, or a negative seed.
         """
+        if seed is None:
+            seed = self.seeds[0] if "seeds" in self.model_fields_set else 0
         if seed < 0:
             raise TetherError(f"`seed` is {seed}", expected="0 or more", fix="set --seed 0")
         entries = zip(self.points(), self.recipes, strict=True)
+        recipe = self._only_recipe() if recipe is None else recipe
         own = [entry for point, entry in entries if point.name == recipe]
         if not own:
             named_recipe(recipe)
@@ -236,6 +240,18 @@ class Config(Closed):
         return self.model_copy(
             update={"recipes": (entry,), "outside": (), "seeds": (seed,), "backbone": backbone}
         )
+
+    def _only_recipe(self) -> str:
+        if "recipes" not in self.model_fields_set:
+            return "mft"
+        names = [point.name for point in self.points()]
+        if len(names) > 1:
+            raise TetherError(
+                f"the config has {len(names)} recipes, and a run is of one",
+                expected=f"one of {', '.join(names)}",
+                fix=f"add --recipe {names[0]}, or run all of them with `tether compare`",
+            )
+        return names[0]
 
     def backbone_choice(self) -> BackboneChoice:
         """Which backbone."""

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
+
 from tether.backbones.checkpoint import is_checkpoint
+from tether.data.pieces import pieces
 from tether.data.store import Store
 from tether.errors import TetherError
 from tether.splits.split import Split
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from tether.heads.readout import Pooling
     from tether.recipe import Recipe
 
 __all__ = ["AdaptInputs", "BackboneChoice", "HeadChoice", "OpenedInputs"]
+
+# Structures that are read at once.
+_PIECE = 10_000
 
 
 @dataclass(frozen=True)
@@ -131,7 +141,7 @@ class OpenedInputs:
         ------
         TetherError
             For a file that is missing or corrupt, a split of another store, a split without train
-            or val, and missing force-field data.
+            or val, missing force-field data, and such that are trained on and held out at once.
         """
         store = Store.open(inputs.store)
         split = Split.from_json(inputs.split, fingerprint=store.fingerprint)
@@ -150,12 +160,15 @@ class OpenedInputs:
                 expected="auxiliary: a store with energies and forces",
                 fix="tether label STORE --with pseudo --out aux.arrow, then auxiliary=aux.arrow",
             )
-        return cls(
+        opened = cls(
             store,
             split,
             Store.open(inputs.auxiliary) if inputs.auxiliary and recipe.forcefield else None,
             Store.open(inputs.forcefield_test) if inputs.forcefield_test else None,
         )
+        if opened.auxiliary and opened.forcefield_test:
+            _check_held_out(opened.auxiliary, opened.forcefield_test)
+        return opened
 
     def fingerprints(self) -> dict[str, str | None]:
         """Content hash of each file; None where there is none."""
@@ -165,3 +178,28 @@ class OpenedInputs:
             "auxiliary": self.auxiliary.fingerprint if self.auxiliary else None,
             "forcefield_test": self.forcefield_test.fingerprint if self.forcefield_test else None,
         }
+
+
+def _check_held_out(auxiliary: Store, test: Store) -> None:
+    """Forgetting is measured on geometries that were not trained on."""
+    shared = np.isin(_geometries(test), _geometries(auxiliary))
+    # An isolated atom is the same in every data set.
+    shared &= test.n_atoms_per_system > 1
+    if shared.any():
+        raise TetherError(
+            f"{int(shared.sum())} of the {len(test)} structures of `forcefield_test` are in "
+            f"`auxiliary` too, the first is {test.ids[shared][0]!r}",
+            expected="geometries that are not trained on",
+            fix="tether label STORE --with pseudo --split SPLIT --set val --out heldout.arrow",
+        )
+
+
+def _geometries(store: Store) -> NDArray[np.float64]:
+    """A number for each structure, the same for the same atoms at the same places."""
+    weights = torch.tensor([1.0, math.pi, math.e], dtype=torch.float64)
+    sums = []
+    for batch in pieces(store, _PIECE):
+        of_atoms = batch.numbers * (batch.positions.double() @ weights)
+        empty = of_atoms.new_zeros(batch.n_systems)
+        sums.append(empty.index_add(0, batch.system_idx, of_atoms).numpy())
+    return np.concatenate([np.empty(0), *sums])

@@ -240,6 +240,16 @@ def test_poisoned_force_field_data(
 
 
 @BOTH
+def test_held_out_data_that_are_trained_on(
+    verb: str, workspace: Any, molecules: list[Atoms], tmp_path: Path, refused: Refused
+) -> None:
+    config = workspace.write_config(tmp_path, forcefield_test=str(workspace.auxiliary))
+    found = refused(*command(verb, config, tmp_path / "o", recipe="mft"), trace=tmp_path / "o")
+    n = len(molecules)
+    assert f"{n} of the {n} structures of `forcefield_test` are in `auxiliary` too" in found
+
+
+@BOTH
 def test_auxiliary_data_without_forces(
     verb: str, workspace: Any, tmp_path: Path, refused: Refused
 ) -> None:

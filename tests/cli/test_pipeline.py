@@ -85,7 +85,9 @@ def test_from_a_file_to_a_report(
         )
     )  # fmt: skip
     assert labelled["n"] == 20
-    data = [f"store={store}", f"split={split}", f"auxiliary={aux}", f"forcefield_test={aux}"]
+    held_out = files / "held_out.arrow"
+    call("label", store, "--out", held_out, "--backbone", "tiny", "--split", split, "--set", "val")
+    data = [f"store={store}", f"split={split}", f"auxiliary={aux}", f"forcefield_test={held_out}"]
 
     run = files / "run"
     metrics = strict_json(call("adapt", *COMMON, *data, "--recipe", "mft", "--out", run, "--json"))

@@ -84,6 +84,16 @@ def test_single_keeps_the_fields_of_a_changed_recipe() -> None:
         config.single("strng", 0)
 
 
+def test_what_the_config_names_is_run() -> None:
+    one = load_config(None, [*BASE, "recipes=[{base: probe, name: mine}]", "seeds=[3, 4]"]).single()
+    assert ([point.name for point in one.points()], one.seeds) == (["mine"], (3,))
+    plain = load_config(None, BASE).single()
+    assert ([point.name for point in plain.points()], plain.seeds) == (["mft"], (0,))
+    several = load_config(None, [*BASE, "recipes=[full, mft]"])
+    with pytest.raises(TetherError, match="has 2 recipes, .* one of full, mft; fix: add --recipe"):
+        several.single()
+
+
 def test_a_reference_need_not_be_run() -> None:
     config = load_config(None, [*BASE, "recipes=[mft]", "references=[scratch, probe]"])
     assert config.references == ("scratch", "probe")
@@ -151,7 +161,7 @@ def test_the_seed_in_a_backbones_name() -> None:
         (["training.warmup_fraction=2"], r"`training.warmup_fraction` is 2.0; expected .*\[0, 1\]"),
         (["training.ema_decay=1"], r"`training.ema_decay` is 1.0; expected a number in \[0, 1\)"),
         (["training.loss=l7"], r"training: `loss` is 'l7'; expected 'l1', 'mse' or 'huber'"),
-        (["training=3"], r"config: `training` is 3; expected a valid dictionary"),
+        (["training=3"], r"config: `training` is 3; expected keys and values"),
         (
             ["recipes=[{base: mft, property_probability: soon}]"],
             r"`property_probability` is 'soon'",
@@ -165,7 +175,7 @@ def test_the_seed_in_a_backbones_name() -> None:
         (["seeds=[-1]"], r"`seeds.0` is -1"),
         (["targets=[gap, gap]"], r"`targets` is \['gap', 'gap'\]"),
         (["targets=[]"], r"`targets` is \[\]"),
-        (["targets=gap"], r"`targets` is 'gap'; expected a valid tuple"),
+        (["targets=gap"], r"`targets` is 'gap'; expected a list, as"),
         (["workers=0"], r"`workers` is 0; expected greater than or equal to 1"),
         (["training.lr"], r"override 'training.lr' has no value; expected key=value"),
         (["=3"], r"override '=3' has no value"),

@@ -574,6 +574,17 @@ def test_verdict_says_what_the_gains_say(folder: Path) -> None:
     assert sentence.endswith(f"; ID error {abs(id_gain):.1f} % {side}.")
 
 
+def test_verdict_names_scratch_where_it_alone_is_ahead(folder: Path) -> None:
+    summary = _with_gain(folder, "probe", -5.0)
+    for gain in summary["gains"]:
+        if (gain["recipe"], gain["reference"]) == ("scratch", "full"):
+            gain["gain_percent"] = 2.04
+    sentence = verdict(summary, "gap")
+    assert sentence.startswith(
+        "No recipe but scratch, 2.0 % below it, beats full on OOD RMSE; the nearest, probe: "
+    )
+
+
 def test_verdict_is_honest_when_it_loses_or_does_not_know(folder: Path) -> None:
     sentence = verdict(_with_gain(folder, "probe", -5.0), "gap")
     assert sentence.startswith("No recipe beats full on OOD RMSE; the nearest, probe: OOD RMSE 5.0")

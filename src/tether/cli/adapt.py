@@ -18,8 +18,20 @@ def adapt_command(
     overrides: OverridesArgument = None,
     *,
     config: ConfigOption = None,
-    recipe: Annotated[str, typer.Option("--recipe", "-r", help="A name in `tether list`.")] = "mft",
-    seed: Annotated[int, typer.Option(help="Of head, data order and random weights.")] = 0,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            "--recipe",
+            "-r",
+            help="A name in `tether list` or the config. Default: the config's only one, or mft.",
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            help="Of head, data order and random weights. Default: the config's first, or 0."
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Run folder.")] = Path("run"),
     watch_collapse: Annotated[
         bool, typer.Option("--watch-collapse", help="Log collapse measures at each validation.")
@@ -34,7 +46,7 @@ def adapt_command(
 
     changes = [*(overrides or []), *(["watch_collapse=true"] if watch_collapse else [])]
     loaded = load_config(config, changes).single(recipe, seed)
-    (point,) = loaded.points()
+    (point,), (seed,) = loaded.points(), loaded.seeds
     job = Job(loaded, point.name, point, seed, 0, loaded.settings(), out, out.name)
     from tether.adapt import adapt, check_run
     from tether.serialization import read_json

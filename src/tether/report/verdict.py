@@ -78,7 +78,9 @@ def _gain_sentence(summary: Mapping[str, Any], best: Mapping[str, Any], n_recipe
     metric = str(best["metric"])
     percent = float(best["gain_percent"])
     label = f"{subset_label(subset)} {metric.upper()}"
-    notes = [format_p(as_number(best.get("p_value")))]
+    p_value = format_p(as_number(best.get("p_value")))
+    # It asks about structures, the interval also about seeds: they may answer differently.
+    notes = [f"{p_value} of these trained models" if p_value else ""]
     if n_recipes > 1:
         notes.append(f"best of {n_recipes} alternatives")
     interval = (as_number(best.get("low")), as_number(best.get("high")))
@@ -90,7 +92,15 @@ def _gain_sentence(summary: Mapping[str, Any], best: Mapping[str, Any], n_recipe
     change = as_number(near["gain_percent"]) if near and subset != "test/id" else None
     tail = "" if change is None else f"; ID error {_change(-change)}"
     if percent < 0:
-        return f"No recipe beats {reference} on {label}; the nearest, {head}{tail}."
+        key = {"target": best["target"], "subset": subset, "metric": metric}
+        rivals = [gain_of(summary, one, reference, **key) for one in REFERENCES if one != recipe]
+        ahead = [
+            f"{gain['recipe']}, {float(gain['gain_percent']):.1f} % below it,"
+            for gain in rivals
+            if gain and (as_number(gain["gain_percent"]) or 0) > 0
+        ]
+        no_one = f"No recipe but {ahead[0]}" if ahead else "No recipe"
+        return f"{no_one} beats {reference} on {label}; the nearest, {head}{tail}."
     return f"{head}{tail}."
 
 

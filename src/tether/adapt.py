@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,6 +32,7 @@ from tether.inputs import AdaptInputs, BackboneChoice, HeadChoice, OpenedInputs
 from tether.level import bring_to_level
 from tether.movement.anchor import anchored
 from tether.movement.lora import merge
+from tether.recipe import Recipe, named_recipe
 from tether.run import Run, environment
 from tether.serialization import load_tensors, read_json, write_json
 from tether.training.compiled import find_compiler
@@ -41,26 +43,17 @@ from tether.training.wise import backbone_weights, interpolate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from torch import Tensor
 
     from tether.graph import Graph
     from tether.model import AdaptedModel
-    from tether.recipe import Recipe
     from tether.tasks.task import Task
     from tether.training.checkpoint import Progress
     from tether.training.settings import TrainingSettings
     from tether.watch import CollapseWatch
 
-__all__ = [
-    "AdaptInputs",
-    "BackboneChoice",
-    "HeadChoice",
-    "adapt",
-    "build_model",
-    "check_run",
-]
+__all__ = ["AdaptInputs", "BackboneChoice", "HeadChoice", "adapt", "build_model", "check_run"]
 
 #: Structures of the held-out force-field set looked at during validation; all of them at the end.
 N_WATCHED = 64
@@ -70,10 +63,10 @@ MAX_FEATURES = 2**31
 
 def adapt(
     inputs: AdaptInputs,
-    recipe: Recipe,
+    recipe: Recipe | str,
     settings: TrainingSettings,
     *,
-    out: Path,
+    out: Path | str,
     seed: int = 0,
     backbone: BackboneChoice | None = None,
     head: HeadChoice | None = None,
@@ -88,11 +81,11 @@ def adapt(
     ----------
     inputs : AdaptInputs
         Data, split and targets.
-    recipe : Recipe
-        How weights may move, and which tasks are trained.
+    recipe : Recipe or str
+        How weights may move, and which tasks are trained; a `Recipe` or the name of one.
     settings : TrainingSettings
         Optimiser, schedule, length.
-    out : Path
+    out : Path or str
         Run folder.
     seed : int
         Of the head, the order of the data, and random weights.
@@ -116,9 +109,10 @@ def adapt(
         For bad input, before anything is written.
     """
     backbone, head = backbone or BackboneChoice(), head or HeadChoice()
+    recipe = named_recipe(recipe) if isinstance(recipe, str) else recipe
     request = _Request(inputs, recipe, settings, seed, backbone, head)
     ready, ranks = _prepare(request), join_ranks(settings.device)
-    model, run = ready.model, Run(out)
+    model, run = ready.model, Run(Path(out))
     watching = watch_collapse and ranks.is_first and not run.is_complete
     watch = _watch(ready, request) if watching else None
     if ranks.once(lambda: _claim(run, ready, request, ranks.device, watched=watch_collapse)):

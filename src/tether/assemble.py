@@ -120,7 +120,8 @@ def model_of_targets(
             raise TetherError(
                 f"target {name!r} has {target.n_components} components",
                 expected="a scalar",
-                fix="store each component as a label of its own",
+                fix="predict what does not turn with the structure, as its length (of a dipole "
+                "with head.pooling=dipole); there is no head for vectors yet",
             )
     weights: Literal["pretrained", "random"] = (
         "pretrained" if recipe.initialisation == "pretrained" else "random"

@@ -84,11 +84,11 @@ class AdaptInputs:
     Attributes
     ----------
     store : Path
-        Labelled structures, from `prepare`.
+        Labelled structures, from `prepare`; like all paths, it may be given as a string.
     split : Path
         Row sets of that store, from `split`.
     targets : tuple of str
-        Labels to learn.
+        Labels to learn; a single one may be given by its name.
     auxiliary : Path or None
         Store with energies and forces for the force-field task, from `label`.
     forcefield_test : Path or None
@@ -100,6 +100,14 @@ class AdaptInputs:
     targets: tuple[str, ...]
     auxiliary: Path | None = None
     forcefield_test: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("store", "split", "auxiliary", "forcefield_test"):
+            path = getattr(self, name)
+            if path is not None:
+                object.__setattr__(self, name, Path(path))
+        given: Any = self.targets
+        object.__setattr__(self, "targets", (given,) if isinstance(given, str) else tuple(given))
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,16 +21,20 @@ from tether.evaluation import check_elements
 from tether.report.read import refuse_pretraining
 from tether.run import Run
 from tether.serialization import load_tensors, read_json
-from tether.structures import to_ase
+from tether.structures import from_ase, to_ase
 from tether.targets import Target
 from tether.training.device import find_device
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import TypeAlias
+
+    from ase import Atoms
 
     from tether.model import AdaptedModel
     from tether.structures import AtomBatch
+
+    Structures: TypeAlias = "Path | str | Atoms | Sequence[Atoms]"
 
 __all__ = ["Predicted", "load_run", "open_prediction", "predict"]
 
@@ -56,12 +61,12 @@ class Predicted:
     units: dict[str, str]
 
 
-def load_run(folder: Path) -> AdaptedModel:
+def load_run(folder: Path | str) -> AdaptedModel:
     """The adapted model of a finished run.
 
     Parameters
     ----------
-    folder : Path
+    folder : Path or str
         A run folder.
 
     Returns
@@ -74,6 +79,7 @@ def load_run(folder: Path) -> AdaptedModel:
     TetherError
         When the folder is no finished run or of a pretraining, or its weights are corrupt.
     """
+    folder = Path(folder)
     refuse_pretraining(folder)
     run = Run(folder)
     if not (run.is_complete and run.weights.exists() and run.config.exists()):
@@ -102,16 +108,16 @@ def load_run(folder: Path) -> AdaptedModel:
 
 
 def open_prediction(
-    folder: Path, source: Path, *, out: Path | None = None
+    folder: Path | str, source: Structures, *, out: Path | None = None
 ) -> tuple[AdaptedModel, Iterator[AtomBatch]]:
     """Open a run and structures, and check what can be checked before predicting.
 
     Parameters
     ----------
-    folder : Path
+    folder : Path or str
         A finished run.
-    source : Path
-        Anything that `prepare` reads, or a store.
+    source : Path, str, Atoms or sequence of Atoms
+        Anything that `prepare` reads, a store, or structures themselves.
     out : Path, optional
         Where predictions will be written.
 
@@ -158,19 +164,19 @@ def _atomwise(model: AdaptedModel) -> set[str]:
 
 
 def predict(
-    folder: Path,
-    source: Path,
+    folder: Path | str,
+    source: Structures,
     *,
-    out: Path | None = None,
+    out: Path | str | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Predicted:
-    """Predict every structure of a file.
+    """Predict every structure of a file, or of a list.
 
     Parameters
     ----------
     folder, source
         As for `open_prediction`.
-    out : Path, optional
+    out : Path or str, optional
         ``.parquet``, ``.csv`` or ``.xyz``/``.extxyz``; written atomically.
     progress : callable
         Called with the number of structures done.
@@ -178,7 +184,7 @@ def predict(
     Returns
     -------
     Predicted
-        In the order of the file.
+        In the order of the source.
 
     Raises
     ------
@@ -186,14 +192,16 @@ def predict(
         As `open_prediction`, for a structure that the backbone does not take and, of an extensive
         target, an element that the run was not trained on; nothing is written.
     """
+    out = None if out is None else Path(out)
     model, stream = open_prediction(folder, source, out=out)
+    name_of_source = Path(source).name if isinstance(source, (str, Path)) else "structures"
     model = model.to(find_device("auto"))
     is_xyz = out is not None and out.suffix in _PER_ATOM
     batches, ids = [], []
     parts: dict[str, list[np.ndarray]] = {name: [] for name in model.heads}
     for batch in stream:
         graph = model.backbone.prepare(batch)
-        check_elements(model.heads.values(), {source.name: batch})
+        check_elements(model.heads.values(), {name_of_source: batch})
         found = model.predict(graph)
         for name, piece in found.items():
             parts[name].append(piece)
@@ -209,8 +217,11 @@ def predict(
     return predicted
 
 
-def _batches(source: Path) -> Iterator[AtomBatch]:
-    if source.suffix == ".arrow":
+def _batches(source: Structures) -> Iterator[AtomBatch]:
+    if not isinstance(source, (str, Path)):
+        yield from pieces(from_ase(source), CHUNK_SIZE)
+        return
+    if Path(source).suffix == ".arrow":
         yield from pieces(Store.open(source), CHUNK_SIZE)
         return
     for chunk in read_structures(source, targets=()):

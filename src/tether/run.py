@@ -118,9 +118,8 @@ class Run:
             # What a file can hold is compared: JSON has no tuples.
             before, wanted = read_json(self._identity), json.loads(json.dumps(identity))
             if before != wanted:
-                changed = sorted(k for k in {*before, *wanted} if before.get(k) != wanted.get(k))
                 raise TetherError(
-                    f"{self.folder} holds a run with other {', '.join(changed)}",
+                    f"{self.folder} holds a run with other {_changes(before, wanted)}",
                     expected="an empty folder, or the same run to resume",
                     fix="choose another folder, or delete this one",
                 )
@@ -226,3 +225,20 @@ def identity_of(instance: DataclassInstance, *, first: Collection[str]) -> dict[
         for field in fields(instance)
         if (value := getattr(instance, field.name)) != field.default or field.name in first
     }
+
+
+def _changes(before: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """What differs, with both values where it is one of several: ``settings (lr 1 → 2)``."""
+    words = []
+    for key in sorted(k for k in {*before, *wanted} if before.get(k) != wanted.get(k)):
+        old, new = before.get(key), wanted.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            parts = [
+                f"{name} {old.get(name)} → {new.get(name)}"
+                for name in {**old, **new}
+                if old.get(name) != new.get(name)
+            ]
+            words.append(f"{key} ({', '.join(parts)})")
+        else:
+            words.append(key)
+    return ", ".join(words)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,41 @@ def test_a_store_gives_what_the_run_wrote_itself(run: Run, workspace: Any) -> No
     by_id = dict(zip(found.ids, found.values["gap"], strict=True))
     for name, value in expected_of(run).items():
         assert by_id[name] == pytest.approx(value, rel=1e-5, abs=1e-6)
+
+
+def test_structures_themselves_are_predicted(
+    run: Run, workspace: Any, molecules: list[Atoms], tmp_path: Path
+) -> None:
+    file = tmp_path / "some.xyz"
+    ase.io.write(file, molecules[:3])
+    from_file = predict(str(run.folder), str(file))
+    found = predict(run.folder, molecules[:3], out=str(tmp_path / "some.csv"))
+    np.testing.assert_allclose(found.values["gap"], from_file.values["gap"], rtol=1e-5)
+    assert found.ids == ("0", "1", "2")
+    assert len((tmp_path / "some.csv").read_text().splitlines()) == 4
+    one = predict(run.folder, molecules[1])
+    assert one.values["gap"] == pytest.approx(found.values["gap"][1:2], rel=1e-5)
+    with pytest.raises(TetherError, match="no structure given"):
+        predict(run.folder, [])
+
+
+def test_the_example_of_the_readme(
+    workspace: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
+    files = {"qm9.arrow": "store", "split.json": "split", "auxiliary.arrow": "auxiliary"}
+    for name, field in files.items():
+        assert f'"{name}"' in example
+        shutil.copy(getattr(workspace, field), tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    body, _, last = example.strip().rpartition("\n")
+    assert "property_steps=4000" in body
+    assert '"so3lr"' in body
+    names: dict[str, Any] = {}
+    exec(body.replace("4000", "4").replace("so3lr", "tiny"), names)
+    assert eval(last, names).shape == (2,)
+    assert Run(Path("run")).is_complete
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".xyz", ".extxyz"])

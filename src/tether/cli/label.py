@@ -106,7 +106,7 @@ def label_command(
     elif json_:
         typer.echo(json.dumps(report.to_dict()))
     else:
-        _print_report(report)
+        _print_report(report, labeller)
 
 
 def _sampling(kinds: Sequence[str], **options: Any) -> Sampling:
@@ -215,13 +215,14 @@ def _print_plan(
     typer.echo("dry run: nothing was written")
 
 
-def _print_report(report: LabelReport) -> None:
+def _print_report(report: LabelReport, with_: str) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("", escape(report.out), title=escape(f"labels of {report.level_of_theory}"))
+    kind = "pseudo-labels, of the level of" if with_ == "pseudo" else "labels of"
+    table = Table("", escape(report.out), title=escape(f"{kind} {report.level_of_theory}"))
     table.add_row("structures", f"{report.n_structures}")
     table.add_row("labelled geometries", f"{report.n}")
     table.add_row("failures", f"{len(report.failures)}")

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["prepare_command"]
 
+# Labels of several components that the force-field task learns.
+_OF_FORCE_FIELDS = {"forces", "stress"}
+
 
 def prepare_command(
     inputs: Annotated[
@@ -124,6 +127,15 @@ def _print(report: PrepareReport) -> None:
         labels.add_row(name, unit, target.level, target.kind, n_labelled)
     if report.targets:
         console.print(labels)
+    unlearnt = [
+        target.name
+        for target in report.targets
+        if target.name not in _OF_FORCE_FIELDS
+        and (target.n_components != 1 or target.kind in {"vector", "class"})
+    ]
+    if unlearnt:
+        names = escape(", ".join(unlearnt))
+        console.print(f"kept, but no head learns vectors or classes yet: {names}", soft_wrap=True)
     kept = f"{report.n_systems:,} of {report.audit.n_systems:,} structures"
     if report.store is None:
         console.print(f"{kept} would be kept; nothing was written (--dry-run).")

@@ -335,7 +335,8 @@ def _checked(
         raise TetherError(
             f"no input has the label `{min(unseen)}`",
             expected=f"one of {', '.join(_label_names(inputs)) or '(the inputs have no labels)'}",
-            fix="correct --target",
+            fix="correct --target; a label is a number (code classes as 0, 1, …), and `charge` and "
+            "`spin` are read as those of the structure",
         )
 
 

@@ -76,7 +76,7 @@ class PropertyHead(nn.Module):
             raise TetherError(
                 f"target {target.name!r} is of kind {target.kind!r}",
                 expected="intensive, extensive or max",
-                fix="vector and class heads are not built yet; predict a scalar",
+                fix="there is no head for vectors and classes yet; a vector has a length",
             )
         kind = _GEOMETRIC.get(pooling or "")
         if kind and (target.level, target.n_components, target.kind) != ("system", 1, kind):

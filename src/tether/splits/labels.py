@@ -147,7 +147,7 @@ def with_label(labels: Labels, held_out: Sequence[str]) -> NDArray[np.bool_]:
         raise TetherError(
             f"no structure has {labels.kind} {wrong[0]!r}" if wrong else "`hold_out` is empty",
             expected=f"one of {_listed(counts)}",
-            fix="hold out one that is there",
+            fix=f"say what to test on: --hold-out {next(iter(counts), 'NAME')}",
         )
     marked = np.zeros(labels.n_systems, dtype=bool)
     codes = [labels.names.index(name) for name in held_out]

@@ -144,7 +144,8 @@ def carve_validation(
         raise TetherError(
             f"split {split.name!r} has a `val` set of {split.sizes['val']} already",
             expected="a split without validation set",
-            fix="leave the validation size out",
+            fix="leave the validation size out; sets of the method random have their shares by "
+            "--set, as --set val=0.1",
         )
     if fraction is not None and size is not None:
         raise TetherError(

@@ -89,6 +89,7 @@ def test_cli_dry_run_writes_nothing(store: Path, tmp_path: Path) -> None:
         (["--target", "homo"], "has no label 'homo'"),
         (["--out", "s.arrow"], "ends in '.arrow'"),
         (["--method", "loco"], "`method` is 'loco'"),
+        (["--method", "skaffold"], "fix: method=scaffold"),
     ],
 )
 def test_cli_refuses(store: Path, arguments: list[str], message: str) -> None:

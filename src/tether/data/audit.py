@@ -294,7 +294,8 @@ class Auditor:
         copies = np.flatnonzero(original != np.arange(len(names)))
         if len(copies):
             reasons = tuple((names[c], f"same geometry as {names[original[c]]}") for c in copies)
-            summary = f"{len(copies)} structures are copies of an earlier one"
+            are = "structure is a copy" if len(copies) == 1 else "structures are copies"
+            summary = f"{len(copies)} {are} of an earlier one"
             yield Finding("duplicate", "reported", summary, reasons)
             yield from self._conflicts(names, copies, original[copies])
 

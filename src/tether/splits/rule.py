@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -132,10 +133,11 @@ class Rule:
 
     def __post_init__(self) -> None:
         if self.method not in get_args(Method):
+            near = difflib.get_close_matches(str(self.method), get_args(Method), n=1)
             raise TetherError(
                 f"`method` is {self.method!r}",
                 expected=f"one of {', '.join(get_args(Method))}",
-                fix="method=boom",
+                fix=f"method={near[0] if near else 'boom'}",
             )
         given = [name for name in _USED_BY if getattr(self, name) not in (None, (), {})]
         useless = [name for name in given if self.method not in _USED_BY[name]]

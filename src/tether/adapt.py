@@ -89,10 +89,8 @@ def adapt(
         Run folder.
     seed : int
         Of the head, the order of the data, and random weights.
-    backbone : BackboneChoice, optional
-        Default SO3LR.
-    head : HeadChoice, optional
-        Default by the target.
+    backbone, head : BackboneChoice, HeadChoice, optional
+        Default SO3LR, and a head by the target.
     watch_collapse : bool
         Log measures of representation collapse at each validation; changes no result.
     report : callable

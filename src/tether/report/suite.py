@@ -140,7 +140,8 @@ def _each_task(results: Results) -> Section:
         Part(
             "note",
             f"Errors are means over seeds, with their {level_words(results)}interval in square "
-            f"brackets; the best of each column is in bold.{over} positive is a smaller error. "
+            f"brackets (of one seed that of structures alone, so that it is narrow); the best of "
+            f"each column is in bold.{over} positive is a smaller error. "
             "Below the line: predictors that learn nothing, then published figures with their "
             "source; the gains among these are over the same model's own full fine-tuning.",
         )

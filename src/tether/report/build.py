@@ -216,9 +216,9 @@ def _methods(comparison: Comparison) -> list[str]:
         )
         sentences.append(
             "Intervals are a bootstrap over test molecules with Student's t over seeds: two seeds "
-            "say little, three more, and of one seed the interval is of molecules alone. The p value "
-            "is a paired permutation test of these trained models on these molecules; it is not "
-            "corrected for the number of recipes."
+            "say little, three more, and of one seed the interval is of molecules alone. The p "
+            "value is a paired permutation test of these trained models on these molecules; it is "
+            "not corrected for the number of recipes."
         )
     unfinished = [run.folder.name for run in comparison.runs if run.metrics is None]
     unfinished += [str(name) for name in summary.get("missing_runs") or []]

@@ -28,7 +28,7 @@ from tether.evaluation import (
     true_labels,
     write_results,
 )
-from tether.inputs import AdaptInputs, BackboneChoice, HeadChoice, OpenedInputs
+from tether.inputs import AdaptInputs, BackboneChoice, HeadChoice, OpenedInputs, check_held_out
 from tether.level import bring_to_level
 from tether.movement.anchor import anchored
 from tether.movement.lora import merge
@@ -267,6 +267,8 @@ def _open(request: _Request) -> OpenedInputs:
 def _prepare(request: _Request) -> _Ready:
     inputs, recipe = request.inputs, request.recipe
     data = _open(request)
+    if data.auxiliary and data.forcefield_test:
+        check_held_out(data.auxiliary, data.forcefield_test)
     model = build_model(
         data.store,
         inputs.targets,

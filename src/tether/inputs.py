@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tether.heads.readout import Pooling
     from tether.recipe import Recipe
 
-__all__ = ["AdaptInputs", "BackboneChoice", "HeadChoice", "OpenedInputs"]
+__all__ = ["AdaptInputs", "BackboneChoice", "HeadChoice", "OpenedInputs", "check_held_out"]
 
 # Structures that are read at once.
 _PIECE = 10_000
@@ -149,7 +149,7 @@ class OpenedInputs:
         ------
         TetherError
             For a file that is missing or corrupt, a split of another store, a split without train
-            or val, missing force-field data, and such that are trained on and held out at once.
+            or val, and missing force-field data.
         """
         store = Store.open(inputs.store)
         split = Split.from_json(inputs.split, fingerprint=store.fingerprint)
@@ -168,15 +168,12 @@ class OpenedInputs:
                 expected="auxiliary: a store with energies and forces",
                 fix="tether label STORE --with pseudo --out aux.arrow, then auxiliary=aux.arrow",
             )
-        opened = cls(
+        return cls(
             store,
             split,
             Store.open(inputs.auxiliary) if inputs.auxiliary and recipe.forcefield else None,
             Store.open(inputs.forcefield_test) if inputs.forcefield_test else None,
         )
-        if opened.auxiliary and opened.forcefield_test:
-            _check_held_out(opened.auxiliary, opened.forcefield_test)
-        return opened
 
     def fingerprints(self) -> dict[str, str | None]:
         """Content hash of each file; None where there is none."""
@@ -188,8 +185,19 @@ class OpenedInputs:
         }
 
 
-def _check_held_out(auxiliary: Store, test: Store) -> None:
-    """Forgetting is measured on geometries that were not trained on."""
+def check_held_out(auxiliary: Store, test: Store) -> None:
+    """Refuse to measure forgetting on geometries that are trained on.
+
+    Parameters
+    ----------
+    auxiliary, test : Store
+        What is trained on and what is held out; their positions are read.
+
+    Raises
+    ------
+    TetherError
+        When a structure of more than one atom is in both.
+    """
     shared = np.isin(_geometries(test), _geometries(auxiliary))
     # An isolated atom is the same in every data set.
     shared &= test.n_atoms_per_system > 1

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from tether.errors import OccupiedError, TetherError
-from tether.serialization import read_json, write_json
+from tether.serialization import differences, read_json, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -233,12 +233,7 @@ def _changes(before: dict[str, Any], wanted: dict[str, Any]) -> str:
     for key in sorted(k for k in {*before, *wanted} if before.get(k) != wanted.get(k)):
         old, new = before.get(key), wanted.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
-            parts = [
-                f"{name} {old.get(name)} → {new.get(name)}"
-                for name in {**old, **new}
-                if old.get(name) != new.get(name)
-            ]
-            words.append(f"{key} ({', '.join(parts)})")
+            words.append(f"{key} ({differences(old, new)})")
         else:
             words.append(key)
     return ", ".join(words)

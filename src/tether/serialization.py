@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
+    "differences",
     "load_metadata",
     "load_tensors",
     "read_json",
@@ -39,6 +40,23 @@ def write_json(path: Path, value: Any) -> None:
         What ``json.dumps`` takes.
     """
     write_text(path, json.dumps(value, indent=1, sort_keys=False) + "\n")
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What changed from one mapping to another, in words.
+
+    Parameters
+    ----------
+    before, now : mapping
+        JSON.
+
+    Returns
+    -------
+    str
+        As ``seed 0 → 1``, separated by commas.
+    """
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return ", ".join(f"{name} {before.get(name)!r} → {now.get(name)!r}" for name in names)
 
 
 def read_json(path: Path) -> Any:

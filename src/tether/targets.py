@@ -7,10 +7,13 @@ from typing import Any, Literal, get_args
 
 from tether.errors import TetherError
 
-__all__ = ["Kind", "Level", "Target"]
+__all__ = ["WITHOUT_HEAD", "Kind", "Level", "Target"]
 
 Level = Literal["system", "atom"]
 Kind = Literal["intensive", "extensive", "max", "vector", "class"]
+
+#: Kinds that can be kept and that no head can learn yet.
+WITHOUT_HEAD = frozenset({"vector", "class"})
 
 
 @dataclass(frozen=True)

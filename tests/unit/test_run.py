@@ -22,7 +22,10 @@ def test_the_same_identity_resumes_although_json_has_no_tuples(tmp_path: Path) -
     ("change", "named"),
     [
         ({"seed": 1}, "seed"),
-        ({"recipe": {"name": "full"}, "seed": 2}, r"recipe \(name mft → full, betas .*\), seed"),
+        (
+            {"recipe": {"name": "full"}, "seed": 2},
+            r"recipe \(name 'mft' → 'full', betas .*\), seed",
+        ),
         ({"extra": 1}, "extra"),
         ({"data": {"store": "ab", "split": 2}}, r"data \(split None → 2\)"),
     ],

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["prepare_command"]
 
-# Labels of several components that the force-field task learns.
-_OF_FORCE_FIELDS = {"forces", "stress"}
-
 
 def prepare_command(
     inputs: Annotated[
@@ -109,6 +106,9 @@ def _atomic_numbers(symbols: str) -> list[int]:
 
 
 def _print(report: PrepareReport) -> None:
+    from tether.data.chunks import FORCES, STRESS
+    from tether.targets import WITHOUT_HEAD
+
     console = Console()
     if report.audit.findings:
         table = Table("", "found", "structures", "the first of them", title="Audit")
@@ -130,8 +130,8 @@ def _print(report: PrepareReport) -> None:
     unlearnt = [
         target.name
         for target in report.targets
-        if target.name not in _OF_FORCE_FIELDS
-        and (target.n_components != 1 or target.kind in {"vector", "class"})
+        if target.name not in {FORCES.name, STRESS.name}  # the force-field task learns these
+        and (target.n_components != 1 or target.kind in WITHOUT_HEAD)
     ]
     if unlearnt:
         names = escape(", ".join(unlearnt))

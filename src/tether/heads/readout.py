@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tether.errors import TetherError
+from tether.targets import WITHOUT_HEAD
 
 if TYPE_CHECKING:
     from tether.features import Features
@@ -72,7 +73,7 @@ class PropertyHead(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if target.kind in {"vector", "class"}:
+        if target.kind in WITHOUT_HEAD:
             raise TetherError(
                 f"target {target.name!r} is of kind {target.kind!r}",
                 expected="intensive, extensive or max",

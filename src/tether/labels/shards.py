@@ -19,7 +19,7 @@ import torch
 from tether.atomic import atomic_path
 from tether.errors import TetherError
 from tether.labels.failure import Failure
-from tether.serialization import read_json, write_json
+from tether.serialization import differences, read_json, write_json
 from tether.structures import AtomBatch
 
 if TYPE_CHECKING:
@@ -176,11 +176,6 @@ class Parts:
         shutil.rmtree(aside)
 
 
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    return ", ".join(f"{name} {before.get(name)!r} → {now.get(name)!r}" for name in names)
-
-
 def _stated(parameters: Mapping[str, Any]) -> dict[str, Any]:
     plain = json.loads(json.dumps(parameters))
     digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
@@ -209,7 +204,7 @@ def check_parts(out: Path, parameters: Mapping[str, Any]) -> None:
         if before["hash"] != now["hash"]:
             raise TetherError(
                 f"{folder} was begun with other parameters "
-                f"({_differences(before['parameters'], now['parameters'])})",
+                f"({differences(before['parameters'], now['parameters'])})",
                 expected="the parameters that it was begun with",
                 fix=f"use those, another --out, or remove {folder} to start again",
             )

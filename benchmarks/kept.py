@@ -79,7 +79,7 @@ def recognise(suite: Suite) -> int:
     Parameters
     ----------
     suite : Suite
-        Its data are there.
+        Tasks whose data are not there are left as they are.
 
     Returns
     -------
@@ -89,7 +89,8 @@ def recognise(suite: Suite) -> int:
     changed = 0
     for task in suite.tasks:
         stores = {key: getattr(task.config, key) for key in ("auxiliary", "forcefield_test")}
-        here = {key: Store.open(path).fingerprint for key, path in stores.items() if path}
+        there = {key: path for key, path in stores.items() if path and Path(path).exists()}
+        here = {key: Store.open(path).fingerprint for key, path in there.items()}
         for metrics in sorted(task.out.glob("runs/*/metrics.json")):
             path = metrics.parent / "state" / "identity.json"
             identity = json.loads(path.read_text())

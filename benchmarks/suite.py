@@ -48,10 +48,11 @@ def main() -> None:
     os.chdir(ROOT)  # what is kept names no folder of this machine
     results = RESULTS / name
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # take the bench along
-    wanted = load_suite(suite, out=work, data=data, tasks=options.task)
-    prepare_suite(wanted)
+    prepare_suite(load_suite(suite, out=work, data=data, tasks=options.task))
     copy_runs(results, work)
-    print(f"{recognise(wanted)} kept runs are of labels with other last bits", flush=True)
+    # The page is of all tasks whose data are there, also of those that are not run now.
+    changed = recognise(load_suite(suite, out=work, data=data))
+    print(f"{changed} kept runs are of labels with other last bits", flush=True)
     arguments = ["bench", suite, "--out", str(work), *(["--data", str(data)] if data else [])]
     only = [part for task in options.task for part in ("--task", task)]
     print("$ tether", *arguments, *only, *others, flush=True)

@@ -327,7 +327,9 @@ def test_runs_of_labels_with_other_last_bits_are_recognised(workspace: Any, tmp_
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(content))
     config = SimpleNamespace(auxiliary=workspace.auxiliary, forcefield_test=None)
-    suite = SimpleNamespace(tasks=[SimpleNamespace(out=tmp_path, config=config)])
+    later = SimpleNamespace(auxiliary=tmp_path / "not made yet.arrow", forcefield_test=None)
+    tasks = [SimpleNamespace(out=tmp_path, config=given) for given in (later, config)]
+    suite = SimpleNamespace(tasks=tasks)
     assert [kept.recognise(suite), kept.recognise(suite)] == [2, 0]
     found = {
         path.parents[1].name: json.loads(path.read_text())["data"]["auxiliary"]

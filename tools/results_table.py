@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from measured_tables import MEASURED, markdown, runs_table, trials_table
 from suite_tables import (
     efficiency_list,
+    folds_table,
     gains_table,
     group_tables,
     percent,
@@ -58,6 +59,7 @@ FORMS: dict[str, Callable[[dict[str, Any]], str]] = {
     "sizes": efficiency_list,
     "probe": partial(reference_table, reference="probe"),
     "weights": weights_table,
+    "folds": folds_table,
 }
 
 

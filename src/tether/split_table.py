@@ -90,6 +90,7 @@ def split_table(
         hashes=_hashes(store),
         compositions=composition_codes(store.numbers_flat, _ptr(store)) if compositions else None,
         n_atoms=store.n_atoms_per_system if rule.method == "size" else None,
+        elements=element_labels(store.numbers_flat, _ptr(store), "element"),
         labels=_labels(store, rule) if rule.method in BY_LABEL else None,
         descriptors=None if descriptors is None else _descriptors(store, descriptors),
         descriptor_name=descriptors or "",

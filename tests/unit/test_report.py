@@ -22,7 +22,7 @@ from tether.report.build import build_report
 from tether.report.figures import error_bars, learning_curves
 from tether.report.format import format_gain, format_p, format_quantity, n_decimals
 from tether.report.panels import MAX_POINTS, curve_panels, subsample
-from tether.report.provenance import flatten, split_table, training_range
+from tether.report.provenance import elements_table, flatten, split_table, training_range
 from tether.report.read import Comparison, Run, read_comparison
 from tether.report.results import average_forgetting
 from tether.report.tables import runs_table
@@ -724,6 +724,18 @@ def test_two_targets_keep_their_numbers_apart(folder: Path) -> None:
     assert "predictions.parquet has no rows for homo" in text
     # A range that no target is named for must not be shaded for either of them.
     assert text.count("Range of the training labels: not available") == 2
+
+
+def test_elements_that_tell_a_test_set_are_listed() -> None:
+    iron = {"element": "Fe", "share": 1.0, "train_share": 0.031}
+    others = [{"element": f"X{k}", "share": 0.5, "train_share": 0.1} for k in range(9)]
+    elements = {"test/id": [], "test/ood": [iron, *others]}
+    table = elements_table({"report": {"elements": elements}})
+    assert table is not None
+    assert [cell.text for cell in table.rows[0]] == ["OOD", "Fe", "100.0", "3.1"]
+    assert 3 <= len(table.rows) < 9
+    assert elements_table({"report": {"elements": {"test/id": []}}}) is None
+    assert elements_table({"report": _split_report()}) is None  # of an earlier version
 
 
 def test_ranges_of_a_split_are_those_of_the_target_that_it_was_made_on(tmp_path: Path) -> None:

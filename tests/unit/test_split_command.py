@@ -68,6 +68,22 @@ def test_cli_writes_what_it_prints(store: Path, tmp_path: Path) -> None:
     assert json.loads(again)["fingerprint"] == split.fingerprint
 
 
+def test_cli_says_what_is_held_out(tmp_path: Path) -> None:
+    frames = [bulk("MgO", "rocksalt", a=4.2 + 0.01 * k) for k in range(8)]
+    frames += [bulk("FeO", "rocksalt", a=4.2 + 0.01 * k) for k in range(4)]
+    write(tmp_path / "oxides.xyz", frames)
+    chunks = read_structures(tmp_path / "oxides.xyz", targets=[])
+    write_store(tmp_path / "s.arrow", chunks, [])
+    store, out = tmp_path / "s.arrow", tmp_path / "split.json"
+    held = ("--hold-out", "Fe", "--id-fraction", 0.25, "--val-fraction", 0)
+    printed = run_split(store, "--method", "element", *held, "--out", out)
+    assert "structures of test/ood (of train): Fe in 100 % (0 %), Mg in 0 % (100 %)" in printed
+    assert "structures of test/id (of train)" not in printed  # oxygen tells nothing
+    elements = Split.from_json(out).report["elements"]
+    assert elements["test/id"] == []
+    assert elements["test/ood"][1] == {"element": "Mg", "share": 0.0, "train_share": 1.0}
+
+
 def test_cli_dry_run_writes_nothing(store: Path, tmp_path: Path) -> None:
     out = tmp_path / "split.json"
     printed = run_split(

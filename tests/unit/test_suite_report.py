@@ -24,6 +24,7 @@ from tether.report.format import MISSING
 from tether.report.suite import build_suite_report, suite_context
 from tether.report.suite_curves import efficiency_answers, reach_table
 from tether.report.suite_figures import Ratios, ratio_rows
+from tether.report.suite_made import outside_table
 from tether.report.suite_panels import gain_panels, rank_panels, trade_off_panels
 from tether.report.suite_read import read_results
 from tether.report.suite_tables import error_table, group_tables, over_tasks_table
@@ -355,6 +356,19 @@ def test_every_error_and_gain_is_on_the_page(tmp_path: Path) -> None:
     assert len(page.ids) == len(set(page.ids))
     assert page.tags.count("table") == page.tags.count("caption") >= 7
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_what_is_held_out_is_told_by_elements() -> None:
+    results = _results(_errors(0.88, 1.0))
+    assert outside_table(results).rows == []
+    iron = {"element": "Fe", "share": 1.0, "train_share": 0.031}
+    first = results["tasks"][0]
+    first["elements"] = {"test/ood": [iron, {"element": "O", "share": 0.5, "train_share": 0.7}]}
+    first["sizes"]["test/ood"] = 45
+    (row,) = outside_table(results).rows
+    assert [cell.text for cell in row] == [first["name"], "45", "Fe 100 (3), O 50 (70)"]
+    tables = (p.content for s in suite_context(results)["sections"] for p in s.parts)
+    assert "What is held out" in [getattr(table, "caption", "") for table in tables]
 
 
 def test_sections_without_data_are_left_out() -> None:

@@ -49,6 +49,9 @@ if TYPE_CHECKING:
 
 __all__ = ["split_command"]
 
+# Elements of a test set that are named.
+_N_ELEMENTS = 5
+
 
 def split_command(
     store: Annotated[Path, typer.Argument(help="Store written by `tether prepare`.")],
@@ -236,6 +239,7 @@ def _notes(split: Split) -> list[str]:
             f"TIES: {tied['n_marked']:,} structure(s) with {tied['score']:.6g} {what} are OOD and "
             f"{tied['n_others']:,} are not: row numbers decided"
         )
+    notes += _element_notes(report["elements"])
     leakage = report["leakage"] or {"pairs": [], "n_repeats": {}}
     for pair in leakage["pairs"]:
         first, second = pair["sets"]
@@ -251,6 +255,18 @@ def _notes(split: Split) -> list[str]:
         listed = ", ".join(f"{name} {n:,}" for name, n in repeats.items())
         notes.append(f"repeated structures within a set: {listed}")
     return [*notes, *_near_notes(leakage.get("near")), *_overlap_notes(split)]
+
+
+def _element_notes(elements: dict[str, list[dict[str, Any]]]) -> list[str]:
+    notes = []
+    for name, found in elements.items():
+        listed = ", ".join(
+            f"{one['element']} in {100 * one['share']:.0f} % ({100 * one['train_share']:.0f} %)"
+            for one in found[:_N_ELEMENTS]
+        )
+        if listed:
+            notes.append(f"structures of {name} (of train): {listed}")
+    return notes
 
 
 def _overlap_notes(split: Split) -> list[str]:

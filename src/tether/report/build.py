@@ -14,6 +14,7 @@ from tether.report.method_panels import method_panels
 from tether.report.page import in_script, own_source, render_page, write_page
 from tether.report.panels import bar_panels, curve_panels, parity_panels
 from tether.report.provenance import (
+    elements_table,
     key_value_table,
     leakage_table,
     split_table,
@@ -114,6 +115,7 @@ def _context(comparison: Comparison) -> dict[str, Any]:
         "split_missing": "" if split.get("sizes") else "no split was stored",
         "split_words": _split_words(split),
         "bare_split": split_table(split, "", n_targets=0, unit=""),
+        "elements": elements_table(split),
         "leakage": leakage_table(split),
         "split_report": key_value_table("Report of the split", split.get("report") or {}),
         "methods": _methods(comparison),

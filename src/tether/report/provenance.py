@@ -9,9 +9,18 @@ from tether.report.format import as_number, format_quantity, n_decimals
 from tether.report.results import subset_label
 from tether.report.tables import Cell, Column, Table, number_cell
 
-__all__ = ["flatten", "key_value_table", "leakage_table", "split_table", "training_range"]
+__all__ = [
+    "elements_table",
+    "flatten",
+    "key_value_table",
+    "leakage_table",
+    "split_table",
+    "training_range",
+]
 
 _MAX_ITEMS = 8
+# Elements of a set that a table names.
+_N_ELEMENTS = 5
 
 
 def flatten(value: object, prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -158,6 +167,38 @@ def _outside(known: Mapping[str, Any]) -> Cell:
         return number_cell(None, 0)
     text = format_quantity(count, 0)
     return Cell(text if share is None else f"{text} ({100 * share:.1f} %)", count)
+
+
+def elements_table(split: Mapping[str, Any]) -> Table | None:
+    """Elements that tell the test sets from the training set.
+
+    Parameters
+    ----------
+    split : mapping
+        `summary["split"]`.
+
+    Returns
+    -------
+    Table or None
+        A row a set and element, the largest differences first; None where no element does, or
+        the split's report does not know.
+    """
+    report = split.get("report") or {}
+    rows = [
+        [
+            Cell(subset_label(str(name))),
+            Cell(str(one["element"])),
+            *(number_cell(100 * float(one[key]), 1) for key in ("share", "train_share")),
+        ]
+        for name, found in (report.get("elements") or {}).items()
+        for one in found[:_N_ELEMENTS]
+    ]
+    if not rows:
+        return None
+    columns = [Column("Set", numeric=False), Column("Element", numeric=False)]
+    group = "Structures with it (%)"
+    columns += [Column("of the set", group=group), Column("of the training set", group=group)]
+    return Table("Elements that tell the test sets from the training set", columns, rows, [])
 
 
 def leakage_table(split: Mapping[str, Any]) -> Table | None:

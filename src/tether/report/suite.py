@@ -10,6 +10,7 @@ from tether.report.page import render_page, write_page
 from tether.report.results import level_words
 from tether.report.suite_curves import curve_targets, efficiency_answers, reach_table
 from tether.report.suite_made import (
+    outside_table,
     recipes_table,
     settings_tables,
     stages_table,
@@ -148,6 +149,8 @@ def _each_task(results: Results) -> Section:
     )
     for source, note in _published_notes(results):
         parts.append(Part("note", f"{source}: {note}"))
+    if (outside := outside_table(results)).rows:
+        parts.append(Part("table", outside))
     if reference and (panels := gain_panels(results, reference)):
         parts.append(Part("panels", panels, "two"))
     return Section("overview", "Each task", parts)

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 from tether.report.format import as_number, format_quantity
 from tether.report.provenance import flatten, key_value_table
 from tether.report.suite_read import named_recipes, run_states
-from tether.report.tables import Cell, Column, Table
+from tether.report.tables import Cell, Column, Table, number_cell
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["recipes_table", "settings_tables", "stages_table", "suite_runs_table"]
+__all__ = ["outside_table", "recipes_table", "settings_tables", "stages_table", "suite_runs_table"]
 
 Results = dict[str, Any]
+# Elements of a test set that are named.
+_N_ELEMENTS = 5
 
 
 def suite_runs_table(results: Results) -> Table:
@@ -48,6 +50,37 @@ def _runs_cell(task: Mapping[str, Any], recipe: str) -> Cell:
     )
     details = () if seconds is None else (f"{format_quantity(seconds, 0)} s",)
     return Cell(f"{sum(states)}/{len(states)}", details=details, muted=not all(states))
+
+
+def outside_table(results: Results) -> Table:
+    """What is held out in each task, by its elements.
+
+    Parameters
+    ----------
+    results : dict
+        `results.json`.
+
+    Returns
+    -------
+    Table
+        A row a task whose split knows; without rows where no element tells any set from training.
+    """
+    columns = [
+        Column("Task", numeric=False),
+        Column("Structures outside"),
+        Column("Elements: % of the structures outside (of training)", numeric=False),
+    ]
+    rows = []
+    for task in results["tasks"]:
+        found = (task.get("elements") or {}).get("test/ood") or []
+        words = ", ".join(
+            f"{one['element']} {100 * one['share']:.0f} ({100 * one['train_share']:.0f})"
+            for one in found[:_N_ELEMENTS]
+        )
+        n_outside = as_number(task["sizes"].get("test/ood"))
+        if words and n_outside is not None:
+            rows.append([Cell(str(task["name"])), number_cell(n_outside, 0), Cell(words)])
+    return Table("What is held out", columns, rows, [])
 
 
 def recipes_table(results: Results) -> Table:

@@ -69,8 +69,8 @@ def make_split(
     Returns
     -------
     Split
-        Report: ``n_unlabelled, n_unused, extrapolation, reference_lines, leakage``, …, and
-        ``overlap`` where pretraining structures are given.
+        Report: ``n_unlabelled, n_unused, extrapolation, reference_lines, elements, leakage``, …,
+        and ``overlap`` where pretraining structures are given.
 
     Raises
     ------

@@ -8,6 +8,7 @@ import numpy as np
 
 from tether.metrics.regression import METRICS
 from tether.metrics.shift import clip_oracle, mean_predictor
+from tether.splits.contents import distinctive_elements
 from tether.splits.leakage import extrapolation_report, leakage_report
 from tether.splits.near import near_duplicates
 
@@ -35,7 +36,7 @@ def split_report(split: Split, table: Table, *, near: float | None) -> dict[str,
     Returns
     -------
     dict
-        ``n_systems, n_unused, extrapolation, reference_lines, leakage``; the leakage has
+        ``n_systems, n_unused, extrapolation, reference_lines, elements, leakage``; the leakage has
         ``"near"``, see `near_duplicates`, where the table has descriptors.
     """
     n_used = sum(split.sizes.values())
@@ -45,6 +46,7 @@ def split_report(split: Split, table: Table, *, near: float | None) -> dict[str,
         "n_unused": table.n_systems - n_used - n_unlabelled,
         "extrapolation": None,
         "reference_lines": [],
+        "elements": {},
         "leakage": None,
     }
     scalar = table.values is not None and np.ndim(table.values) == 1
@@ -53,6 +55,8 @@ def split_report(split: Split, table: Table, *, near: float | None) -> dict[str,
         report["reference_lines"] = reference_lines(
             split, table.values, target=table.target, unit=table.unit
         )
+    if table.elements is not None and "train" in split.indices:
+        report["elements"] = distinctive_elements(split, table.elements)
     if table.hashes is not None:
         report["leakage"] = leakage_report(split, table.hashes)
     if near is not None and table.descriptors is not None:

@@ -39,6 +39,8 @@ class Table:
         Equal for equal compositions; for the overlap with pretraining structures.
     n_atoms : array, shape (n_systems,), or None
         For method size.
+    elements : Labels or None
+        Of each structure, for what the report says of the test sets.
     labels : Labels or None
         For the methods that hold labels out: elements, space groups, scaffolds, …
     descriptors : array, shape (n_systems, n_features), or None
@@ -59,6 +61,7 @@ class Table:
     hashes: ArrayLike | None = None
     compositions: ArrayLike | None = None
     n_atoms: ArrayLike | None = None
+    elements: Labels | None = None
     labels: Labels | None = None
     descriptors: ArrayLike | None = None
     descriptor_name: str = ""
@@ -93,6 +96,7 @@ class Table:
             labels=None if self.labels is None else self.labels.select(rows),
             ids=None,
             sources=None,
+            elements=None,
             hashes=None,
             compositions=None,
         )

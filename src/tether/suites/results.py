@@ -78,7 +78,7 @@ def _entry(suite: Suite, task: Task) -> dict[str, Any]:
     digests = {f"{job.method}-s{job.seed}": Run(job.out).digest for job in jobs if job.is_complete}
     # Kept runs may be there before their data are made again: they are done, and have no rows.
     summary = _summary(task, digests) if digests and task.has_data else {}
-    metric = suite.metric
+    metric, split = suite.metric, summary.get("split", {})
 
     def pick(key: str) -> list[dict[str, Any]]:
         return [row for row in summary.get(key, []) if row["metric"] == metric]
@@ -100,7 +100,8 @@ def _entry(suite: Suite, task: Task) -> dict[str, Any]:
         "limit_distances": pick("limit_distances"),
         "reference_lines": pick("reference_lines"),
         "forgetting": summary.get("forgetting", []),
-        "sizes": summary.get("split", {}).get("sizes", {}),
+        "sizes": split.get("sizes", {}),
+        "elements": split.get("report", {}).get("elements", {}),
         "settings": task.config.model_dump(
             mode="json", include={"backbone", "head", "seeds", "training"}
         ),

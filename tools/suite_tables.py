@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from statistics import fmean
+from statistics import fmean, geometric_mean
 from typing import Any
 
 from measured_tables import markdown
@@ -107,7 +107,7 @@ def weights_table(results: dict[str, Any]) -> str:
     """Markdown: a row a task that has the constraint and some weight of `mft`, on the same seeds.
 
     Last, how much worse the constraint is outside than the weight that validation would choose, and
-    than the best one, which nobody can know of.
+    than the best one, which nobody can know of; below, from the geometric means of the ratios.
     """
     settings = {recipe["name"]: dict(recipe["settings"]) for recipe in results["recipes"]}
     for entry in settings.values():
@@ -115,25 +115,31 @@ def weights_table(results: dict[str, Any]) -> str:
     weights = {name: entry.pop("forcefield_weight", None) for name, entry in settings.items()}
     family = [name for name in settings if settings[name] == settings["mft"]]
     family.sort(key=lambda name: weights[name])
-    rows = []
+    rows, ratios = [], []
     for task in results["tasks"]:
         done = {row["recipe"] for row in task["seed_rows"]}
         names = [name for name in family if name in done]
         if CONSTRAINED not in done or len(names) < 2:
             continue
         errors = _matched_errors(task, [*names, CONSTRAINED])
-        own, other = errors[CONSTRAINED]["test/ood"], []
-        for subset in ("val", "test/ood"):
-            best = min(names, key=lambda name: errors[name][subset])
-            percentage = 100 * (own / errors[best]["test/ood"] - 1)
-            other.append(f"{percentage:+.1f} % (weight {weights[best]:g})")
+        own = errors[CONSTRAINED]["test/ood"]
+        # By validation, and by what nobody can know.
+        best = [min(names, key=lambda n: errors[n][subset]) for subset in ("val", "test/ood")]
+        ratios.append([own / errors[name]["test/ood"] for name in best])
         rows.append(
             [
                 _label(task),
                 *(_triple(errors, name) for name in (*family, CONSTRAINED)),
-                *other,
+                *(
+                    f"{100 * (ratio - 1):+.1f} % (weight {weights[name]:g})"
+                    for ratio, name in zip(ratios[-1], best, strict=True)
+                ),
             ]
         )
+    means = [
+        f"**{100 * (geometric_mean(column) - 1):+.1f} %**" for column in zip(*ratios, strict=True)
+    ]
+    rows.append(["**mean**", *("" for _ in (*family, CONSTRAINED)), *means])
     heads = ["task", *(f"weight {weights[name]:g}" for name in family), f"`{CONSTRAINED}`"]
     heads += ["OOD, against validation's weight", "OOD, against the best weight"]
     return markdown(heads, rows)

@@ -257,12 +257,13 @@ def test_the_constraint_is_held_against_weights_of_the_same_seeds() -> None:
     without = {**task, "name": "b", "seed_rows": task["seed_rows"][:6]}
     recipes = [{"name": name, "settings": settings} for name, (settings, _) in made.items()]
     table = load("suite_tables").weights_table({"recipes": recipes, "tasks": [without, task]})
-    head, _, row = (line.strip("| ").split(" | ") for line in table.splitlines())
+    head, _, row, last = (line.strip("| ").split(" | ") for line in table.splitlines())
     assert head[:4] == ["task", "weight 0.5", "weight 2", "`mft-constraint`"]
     assert row == [
         *("a (eV)", "2 / 3 / 10", "4 / 5 / 8", "2.5 / 3.5 / 9"),
         *("-10.0 % (weight 0.5)", "+12.5 % (weight 2)"),
     ]
+    assert [cell.strip(" *") for cell in (last[0], *last[-2:])] == ["mean", "-10.0 %", "+12.5 %"]
 
 
 def test_every_number_of_a_suite_has_its_run() -> None:

@@ -22,7 +22,7 @@ from tether.training.engine import Trainer
 from tether.training.ranks import Ranks, join_ranks
 from tether.training.settings import TrainingSettings
 
-N_STEPS = 30
+N_STEPS = 16
 SETTINGS = TrainingSettings(
     property_steps=N_STEPS, batch_size=7, forcefield_batch_size=5, lr=3e-3, force_weight=2.0
 )

@@ -19,6 +19,8 @@ from tether.serialization import write_json
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from torch import Tensor
+
     from tether.graph import Graph
     from tether.heads.readout import PropertyHead
     from tether.model import AdaptedModel
@@ -27,10 +29,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Judged",
+    "Potential",
     "check_elements",
     "check_validation_labels",
     "forcefield_errors",
     "judge",
+    "potential_errors",
+    "predict_potential",
     "property_errors",
     "true_labels",
     "write_results",
@@ -38,6 +43,8 @@ __all__ = [
 
 #: Metric name → function of (true, pred), as written to ``metrics.json``.
 _METRICS = {"mae": mae, "rmse": rmse, "r2": r2}
+# Structures whose forces are computed at once.
+_AT_ONCE = 64
 #: Columns of ``predictions.parquet``.
 _SCHEMA = pa.schema(
     [
@@ -53,6 +60,25 @@ _ENCODING: dict[str, Any] = {
     "use_dictionary": ["target", "true", "subset"],
     "column_encoding": {"id": "DELTA_BYTE_ARRAY", "pred": "BYTE_STREAM_SPLIT"},
 }
+
+
+@dataclass(frozen=True)
+class Potential:
+    """What an energy head says of structures, in double precision and on the CPU.
+
+    Attributes
+    ----------
+    energy : Tensor, shape (n_systems,)
+        eV.
+    forces : Tensor, shape (n_atoms, 3)
+        eV/Å.
+    stress : Tensor, shape (n_systems, 9), or None
+        eV/Å³; None where the structures have no cell.
+    """
+
+    energy: Tensor
+    forces: Tensor
+    stress: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -123,13 +149,40 @@ def property_errors(
     return errors
 
 
+def predict_potential(model: AdaptedModel, graph: Graph, *, head: str | None = None) -> Potential:
+    """Energy, forces and stress on the model's present features.
+
+    Parameters
+    ----------
+    model : AdaptedModel
+        With a potential.
+    graph : Graph
+        The structures.
+    head : str, optional
+        Of the model's `potentials`; default: the backbone's own.
+
+    Returns
+    -------
+    Potential
+        In the order of the structures.
+    """
+    energies, forces, stresses = [], [], []
+    for rows in torch.arange(graph.n_systems).split(_AT_ONCE):
+        piece = graph.select(rows)
+        found = model.energy_forces(piece.to(model.device), head=head)
+        energies.append(found[0].double().cpu())
+        forces.append(found[1].double().cpu())
+        if found[2] is not None:
+            stresses.append(found[2].double().cpu().flatten(1))
+    return Potential(
+        torch.cat(energies), torch.cat(forces), torch.cat(stresses) if stresses else None
+    )
+
+
 def forcefield_errors(
-    model: AdaptedModel, graph: Graph, *, batch_size: int = 64, head: str | None = None
+    model: AdaptedModel, graph: Graph, *, head: str | None = None
 ) -> dict[str, float]:
     """Errors of an energy head on the model's present features.
-
-    Energies of a potential trained on forces mean something only as differences: the mean error
-    per atom over the set is taken out before the energy error is formed.
 
     Parameters
     ----------
@@ -137,10 +190,29 @@ def forcefield_errors(
         With a potential.
     graph : Graph
         With ``energy``, NaN where it is not known, and ``forces``.
-    batch_size : int
-        Structures at a time.
     head : str, optional
         Of the model's `potentials`; default: the backbone's own.
+
+    Returns
+    -------
+    dict
+        See `potential_errors`.
+    """
+    return potential_errors(predict_potential(model, graph, head=head), graph.batch)
+
+
+def potential_errors(found: Potential, batch: AtomBatch) -> dict[str, float]:
+    """Errors of predicted energies, forces and stress.
+
+    Energies of a potential trained on forces mean something only as differences: the mean error
+    per atom over the set is taken out before the energy error is formed.
+
+    Parameters
+    ----------
+    found : Potential
+        Predictions.
+    batch : AtomBatch
+        The same structures with ``energy``, NaN where it is not known, and ``forces``.
 
     Returns
     -------
@@ -149,30 +221,25 @@ def forcefield_errors(
         energies are known, and where some are not ``n_energies``, how many are; ``stress_mae``
         (eV/Å³, over components) where a structure has a label of it.
     """
-    force_errors, energy_errors, stress_errors = [], [], []
-    for start in range(0, graph.n_systems, batch_size):
-        piece = graph.select(torch.arange(start, min(start + batch_size, graph.n_systems)))
-        energy, forces, stress = model.energy_forces(piece.to(model.device), head=head)
-        batch = piece.batch
-        force_errors.append((forces.double().cpu() - batch.atom_labels["forces"]).flatten())
-        energy_errors.append((energy.double().cpu() - batch.labels["energy"]) / batch.counts)
-        if stress is not None and "stress" in batch.labels:
-            error = stress.double().cpu().flatten(1) - batch.labels["stress"]
-            stress_errors.append(error[torch.isfinite(error)])
-    force_error, energy_error = torch.cat(force_errors), torch.cat(energy_errors)
-    found = {
+    force_error = (found.forces - batch.atom_labels["forces"]).flatten()
+    energy_error = (found.energy - batch.labels["energy"]) / batch.counts
+    errors = {
         "force_mae": float(force_error.abs().mean()),
         "force_rmse": float(force_error.square().mean().sqrt()),
     }
     # By the labels: a prediction that is NaN must show.
-    known = energy_error[torch.isfinite(graph.batch.labels["energy"])]
+    known = energy_error[torch.isfinite(batch.labels["energy"])]
     n_unknown = len(energy_error) - len(known)
     if len(known) > 1 or not n_unknown:  # a single one among others has no difference
-        found["energy_mae_per_atom"] = float((known - known.mean()).abs().mean())
+        errors["energy_mae_per_atom"] = float((known - known.mean()).abs().mean())
     if n_unknown:
-        found["n_energies"] = len(known)
-    stress_error = torch.cat(stress_errors) if stress_errors else force_error.new_empty(0)
-    return found | ({"stress_mae": float(stress_error.abs().mean())} if len(stress_error) else {})
+        errors["n_energies"] = len(known)
+    if found.stress is not None and "stress" in batch.labels:
+        stress_error = found.stress - batch.labels["stress"]
+        stress_error = stress_error[torch.isfinite(stress_error)]
+        if len(stress_error):
+            errors["stress_mae"] = float(stress_error.abs().mean())
+    return errors
 
 
 def check_validation_labels(labels: Mapping[str, np.ndarray]) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from tether.data.statistics import fit_element_reference
 from tether.errors import TetherError
-from tether.evaluation import forcefield_errors
+from tether.evaluation import potential_errors, predict_potential
 from tether.heads.readout import element_counts
 
 if TYPE_CHECKING:
@@ -102,9 +102,11 @@ def align_energies(model: AdaptedModel, graph: Graph) -> tuple[Graph, Level]:
     level : Level
         The shift, and the errors of the untrained head on the shifted labels.
     """
-    offsets = element_offsets(model, graph)
-    aligned = shift_energies(graph, offsets.per_element)
-    return aligned, Level(offsets, forcefield_errors(model, aligned.select(_sample(graph))))
+    sample = graph.select(_sample(graph))
+    found = predict_potential(model, sample)  # once for both: it takes longer than anything else
+    offsets = _fitted(found.energy, sample)
+    errors = potential_errors(found, shift_energies(sample, offsets.per_element).batch)
+    return shift_energies(graph, offsets.per_element), Level(offsets, errors)
 
 
 def bring_to_level(model: AdaptedModel, graph: Graph, level: Level | None) -> Graph:
@@ -160,12 +162,11 @@ def element_offsets(model: AdaptedModel, graph: Graph, *, head: str | None = Non
         Where all are zero, up to `OWN_LEVEL`, nothing is unknown.
     """
     sample = graph.select(_sample(graph))
-    energies = []
-    for start in range(0, sample.n_systems, 64):
-        piece = sample.select(torch.arange(start, min(start + 64, sample.n_systems)))
-        energy, _, _ = model.energy_forces(piece.to(model.device), head=head)
-        energies.append(energy.double().cpu())
-    difference = torch.cat(energies) - sample.batch.labels["energy"]
+    return _fitted(predict_potential(model, sample, head=head).energy, sample)
+
+
+def _fitted(energy: Tensor, sample: Graph) -> Offsets:
+    difference = energy - sample.batch.labels["energy"]
     counts = element_counts(sample.batch)
     elements, offsets = fit_element_reference(counts, difference.numpy())
     per_element = torch.zeros(counts.shape[1], dtype=torch.float64)

@@ -305,7 +305,7 @@ def test_refusals() -> None:
         bootstrap_interval(good, level=95)
     with pytest.raises(TetherError, match="`n_resamples` is 0"):
         bootstrap_interval(good, n_resamples=0)
-    with pytest.raises(TetherError, match="`errors_a` has 3 molecules and `errors_b` 2"):
+    with pytest.raises(TetherError, match="`errors_a` has 3 structures and `errors_b` 2"):
         paired_gain([good], [np.ones(2)])
     with pytest.raises(TetherError, match="reference has no error at all"):
         paired_gain([good], [np.zeros(3)])

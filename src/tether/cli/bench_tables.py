@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tether.cli.tables import full_width, stack
-from tether.report.format import format_gain, format_p, format_quantity, n_decimals
+from tether.report.format import counted, format_gain, format_p, format_quantity, n_decimals
 from tether.report.results import subset_label, unit_of
 from tether.report.suite_read import (
     FEWEST_TASKS,
@@ -202,6 +202,7 @@ def _lines(results: Mapping[str, Any], reference: str | None) -> list[str]:
         against = f", {format_gain(gain['percent'])} % against {reference}" if gain else ""
         lines.append(
             f"{row['group']}, {row['subset']}: {row['recipe']} {row['value']:.4g} "
-            f"[{row['low']:.4g}, {row['high']:.4g}] over {row['n_folds']} folds{against}"
+            f"[{row['low']:.4g}, {row['high']:.4g}] over "
+            f"{counted(row['n_folds'], 'fold')}{against}"
         )
     return lines

@@ -82,7 +82,7 @@ def bootstrap_interval(
     level: float = 0.95,
     seed: int = 42,
 ) -> Interval:
-    r"""Percentile bootstrap over molecules.
+    r"""Percentile bootstrap over structures.
 
     Molecules are drawn n of n with replacement; the statistic is :math:`\frac1n\sum|e_i|` or
     :math:`\sqrt{\frac1n\sum e_i^2}`. As `scipy.stats.bootstrap(method="percentile")` gives.
@@ -90,7 +90,7 @@ def bootstrap_interval(
     Parameters
     ----------
     errors : ErrorsLike
-        Prediction minus truth, a number for each of n molecules (or an array, for its atoms).
+        Prediction minus truth, a number for each of n structures (or an array, for its atoms).
     statistic : {"mae", "rmse"}
         What is bounded.
     n_resamples : int
@@ -103,7 +103,7 @@ def bootstrap_interval(
     Returns
     -------
     Interval
-        In the unit of the errors. It speaks of the choice of test molecules, not of training.
+        In the unit of the errors. It speaks of the choice of test structures, not of training.
 
     Raises
     ------
@@ -123,9 +123,9 @@ def seed_pooled_interval(
     level: float = 0.95,
     seed: int = 42,
 ) -> Interval:
-    """Interval of the mean over seeds: over training seeds, and over molecules shared by them.
+    """Interval of the mean over seeds: over training seeds, and over structures shared by them.
 
-    A resample draws molecules, the same for all seeds as every seed was tested on them, and adds
+    A resample draws structures, the same for all seeds as every seed was tested on them, and adds
     what other seeds would have: Student's t with S − 1 degrees of freedom times the standard error
     of the mean of S seeds. Two seeds therefore say little, as they should (t is 12.7 at 95 %), and
     three more (4.3). A bootstrap of so few cannot look beyond the best and worst of them.
@@ -178,19 +178,19 @@ def paired_gain(
     level: float = 0.95,
     seed: int = 42,
 ) -> Gain:
-    r"""Gain of method a over reference b on the same molecules: :math:`100\,(1 - E_a/E_b)` %.
+    r"""Gain of method a over reference b on the same structures: :math:`100\,(1 - E_a/E_b)` %.
 
     E is the mean over seeds of the statistic. The interval is made as in `seed_pooled_interval`:
-    one draw of molecules for both methods and all seeds, and Student's t for seeds. Where both have
-    the same number of seeds, the s-th of each belong together (same initialisation and order of
-    data), else seeds are independent.
+    one draw of structures for both methods and all seeds, and Student's t for seeds. Where both
+    have the same number of seeds, the s-th of each belong together (same initialisation and order
+    of data), else seeds are independent.
 
     The p-value is a paired permutation test, that of `scipy.stats.permutation_test` with
-    "samples" in a tenth of its time: the losses of a molecule (absolute or squared errors, averaged
-    over seeds) are exchanged between a and b at random, which flips the sign of their difference;
-    the statistic is the mean difference. It asks whether *these trained models* differ on molecules
-    of this kind; what another seed would give, the interval answers. Its smallest value is
-    ``1 / (n_permutations + 1)``.
+    "samples" in a tenth of its time: the losses of a structure (absolute or squared errors,
+    averaged over seeds) are exchanged between a and b at random, which flips the sign of their
+    difference; the statistic is the mean difference. It asks whether *these trained models* differ
+    on structures of this kind; what another seed would give, the interval answers. Its smallest
+    value is ``1 / (n_permutations + 1)``.
 
     Parameters
     ----------
@@ -220,8 +220,8 @@ def paired_gain(
     b = losses_of(errors_b, statistic, "errors_b")
     if a.n != b.n:
         raise TetherError(
-            f"`errors_a` has {a.n} molecules and `errors_b` {b.n}",
-            expected="the same molecules",
+            f"`errors_a` has {a.n} structures and `errors_b` {b.n}",
+            expected="the same structures",
             fix="evaluate both methods on one test set",
         )
     check_settings(min(n_resamples, n_permutations), level)
@@ -264,7 +264,7 @@ def ratio_influences(a: NDArray[np.float64], b: NDArray[np.float64]) -> list[NDA
 def _ratio_draws(
     generator: np.random.Generator, a: Losses, b: Losses, statistic: Statistic, n_resamples: int
 ) -> NDArray[np.float64]:
-    """Ratio of the errors of resampled molecules, the same for both and for all seeds."""
+    """Ratio of the errors of resampled structures, the same for both and for all seeds."""
     mean_a, mean_b = (
         statistic_of(means, statistic).mean(axis=0)
         for means in drawn_means(generator, [a, b], n_resamples)

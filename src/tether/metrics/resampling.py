@@ -129,7 +129,7 @@ def losses_of(errors_by_seed: Sequence[ErrorsLike], statistic: str, name: str) -
         raise TetherError(
             f"`{name}` has arrays of shapes {shapes}",
             expected="one error array a seed, all of one length above 0",
-            fix="test every seed on the same molecules; wrap a single array in a list",
+            fix="test every seed on the same structures; wrap a single array in a list",
         )
     stacked = np.stack(arrays)
     wrong = int(stacked.size - np.isfinite(stacked).sum())

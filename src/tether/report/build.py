@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from tether.report.collapse import collapse_context
+from tether.report.format import counted
 from tether.report.method_panels import method_panels
 from tether.report.page import in_script, own_source, render_page, write_page
 from tether.report.panels import bar_panels, curve_panels, parity_panels
@@ -210,16 +211,17 @@ def _methods(comparison: Comparison) -> list[str]:
     if comparison.is_single_run:
         sentences.append("This report shows one run; `tether compare` adds intervals and gains.")
     elif recipes:
-        seed_words = f"seeds {', '.join(map(str, seeds))}" if seeds else "seeds not stated"
+        noun = "seed" if len(seeds) == 1 else "seeds"
+        seed_words = f"{noun} {', '.join(map(str, seeds))}" if seeds else "seeds not stated"
         sentences.append(
-            f"{len(recipes)} recipes ({', '.join(recipes)}) with {seed_words} were trained on the "
-            "same split. Errors are computed from the stored predictions; a pooled error is the "
-            "mean over seeds."
+            f"Trained on the same split: {counted(len(recipes), 'recipe')} "
+            f"({', '.join(recipes)}) with {seed_words}. Errors are computed from the stored "
+            "predictions; a pooled error is the mean over seeds."
         )
         sentences.append(
-            "Intervals are a bootstrap over test molecules with Student's t over seeds: two seeds "
-            "say little, three more, and of one seed the interval is of molecules alone. The p "
-            "value is a paired permutation test of these trained models on these molecules; it is "
+            "Intervals are a bootstrap over test structures with Student's t over seeds: two seeds "
+            "say little, three more, and of one seed the interval is of structures alone. The p "
+            "value is a paired permutation test of these trained models on these structures; it is "
             "not corrected for the number of recipes."
         )
     unfinished = [run.folder.name for run in comparison.runs if run.metrics is None]

@@ -76,7 +76,7 @@ def _points(comparison: Comparison, collapse: Collapse) -> dict[int, RunPoints]:
 
 
 def _of_subset(subset: str) -> str:
-    return f" of the {subset_label(subset)} test molecules" if subset.startswith("test/") else ""
+    return f" of the {subset_label(subset)} test structures" if subset.startswith("test/") else ""
 
 
 def _intro(collapse: Collapse) -> list[str]:

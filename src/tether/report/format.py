@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MISSING",
     "as_number",
+    "counted",
     "format_gain",
     "format_interval",
     "format_p",
@@ -30,6 +31,17 @@ def as_number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if math.isfinite(value) else None
+
+
+def counted(n: int, noun: str) -> str:
+    """Number and noun.
+
+    Examples
+    --------
+    >>> counted(1, "fold"), counted(1200, "fold")
+    ('1 fold', '1,200 folds')
+    """
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def n_decimals(values: Iterable[float | None], *, significant: int = 3) -> int:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from tether.report.format import (
     MISSING,
     as_number,
+    counted,
     format_gain,
     format_interval,
     format_p,
@@ -225,7 +226,7 @@ def _group_table(results: Results, group: str, target: str) -> Table:
             line += [Cell("")] * (len(columns) - len(labels) - len(line))
             line.append(number_cell(float(found["value"]), n_decimals([float(found["value"])])))
     rows_below = [[*line, *[Cell("")] * (len(columns) - len(line))] for line in foot.values()]
-    return Table(f"{group}: error over {n_folds} folds", columns, body, rows_below)
+    return Table(f"{group}: error over {counted(n_folds, 'fold')}", columns, body, rows_below)
 
 
 def _group_cells(

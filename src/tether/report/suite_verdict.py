@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tether.report.format import as_number, format_p
+from tether.report.format import as_number, counted, format_p
 from tether.report.results import (
     gain_of,
     level_words,
@@ -137,7 +137,7 @@ def _group_sentences(results: Results, reference: str) -> list[str]:
             parts = []
             for row in rows:
                 words = _words(results, row["gains"][reference], reference, "percent", "p_value")
-                parts.append(f"{row['group']} {words} over {row['n_folds']} folds")
+                parts.append(f"{row['group']} {words} over {counted(row['n_folds'], 'fold')}")
             label = f"{subset_label(subset)} {results['metric'].upper()}"
             sentences.append(f"{name}, {label}: {'; '.join(parts)}.")
     return sentences[:_MOST_SENTENCES]

@@ -65,7 +65,7 @@ class Gain:
     low, high : float
         Bounds of the percentile interval, in percent.
     p_value : float
-        Two-sided, of the null hypothesis that on each molecule the two losses could be exchanged.
+        Two-sided, of the null hypothesis that on each structure the two losses could be exchanged.
     """
 
     percent: float
@@ -131,14 +131,14 @@ def seed_pooled_interval(
     three more (4.3). A bootstrap of so few cannot look beyond the best and worst of them.
 
     In simulations a nominal 95 % interval of one to eight seeds holds 92 to 99 %, wherever the
-    spread comes from. Noise that is independent between seeds on one molecule enters both levels
+    spread comes from. Noise that is independent between seeds on one structure enters both levels
     and makes the interval too wide, by √2 at most. With one seed the interval is that of
     `bootstrap_interval`. An error is never below zero, and neither is a bound.
 
     Parameters
     ----------
     errors_by_seed : sequence of ErrorsLike
-        Prediction minus truth; row i is the same molecule in each.
+        Prediction minus truth; row i is the same structure in each.
     statistic : {"mae", "rmse"}
         What is bounded.
     n_resamples : int
@@ -195,7 +195,7 @@ def paired_gain(
     Parameters
     ----------
     errors_a, errors_b : sequence of ErrorsLike
-        Prediction minus truth by seed; row i is the same molecule in all of them.
+        Prediction minus truth by seed; row i is the same structure in all of them.
     statistic : {"mae", "rmse"}
         What is compared.
     n_resamples, n_permutations : int

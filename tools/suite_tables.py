@@ -179,8 +179,8 @@ def _group_gains(results: dict[str, Any]) -> str:
     found = {(r["group"], r["recipe"], r["subset"]): r for r in results["groups"]}
     groups = dict.fromkeys(group for group, name, _ in found if name == "mft")
     caption = (
-        f"{_state(results)} {results['metric'].upper()} ID / OOD, means over folds and seeds; "
-        f"{GAINS_CAPTION}"
+        f"{_state(results)} {results['metric'].upper()} ID / OOD, means over the folds and seeds "
+        f"that every recipe has finished; on those of both, {GAINS_CAPTION}"
     )
     rows = []
     for group in groups:
@@ -227,8 +227,8 @@ def _fold_gain(row: dict[str, Any], reference: str) -> str:
 def group_tables(results: dict[str, Any]) -> str:
     """Markdown: a row a data set and recipe, over the folds that all recipes have finished."""
     caption = (
-        f"{_state(results)} Mean {results['metric'].upper()} over folds and seeds, and OOD gains, "
-        "with 95 % t-intervals over folds; of the folds that every recipe has finished."
+        f"{_state(results)} Mean {results['metric'].upper()} over the folds and seeds that every "
+        "recipe has finished, and OOD gains on those of both, with 95 % t-intervals over folds."
     )
     found = {(r["group"], r["recipe"], r["subset"]): r for r in results["groups"]}
     over = list(dict.fromkeys(one for row in results["groups"] for one in row["gains"]))

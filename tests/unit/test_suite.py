@@ -24,7 +24,7 @@ from tether.outside.published import published_figures
 from tether.report.suite_read import reference_of
 from tether.run import Run
 from tether.serialization import read_json
-from tether.suites.results import _over_tasks, suite_results
+from tether.suites.results import _fold_gains, _over_tasks, suite_results
 from tether.suites.suite import load_suite, suite_names
 from tether.summary import errors_of
 
@@ -295,6 +295,24 @@ def test_a_fold_that_a_recipe_has_not_finished_is_left_out(
         shutil.rmtree(copy / "b" / "runs" / f"full-s{seed}")
     rows = suite_results(load_suite(path, out=copy))["groups"]
     assert {(row["recipe"], row["n_folds"]) for row in rows} == {("scratch", 1), ("full", 1)}
+
+
+def test_a_recipe_that_lags_takes_no_seed_from_the_gains_of_others() -> None:
+    key = ("gap", "test/ood")
+    errors = {"scratch": (2.0, 4.0), "full": (1.0, 3.0), "late": (1.0,)}
+    fold = {
+        (name, seed): {key: np.full(5, error)}
+        for name, found in errors.items()
+        for seed, error in enumerate(found)
+    }
+    gains = {
+        name: _fold_gains([fold, fold], name, ["scratch"], key, "mae")
+        for name in ("full", "late", "scratch")
+    }
+    assert gains["full"]["scratch"]["percent"] == pytest.approx(100 * (1 - 4 / 6))
+    assert gains["late"]["scratch"]["percent"] == pytest.approx(50.0)
+    assert gains["full"]["scratch"]["n_folds"] == 2
+    assert gains["scratch"] == {}
 
 
 def test_curves_follow_the_axis(done: tuple[str, Path]) -> None:

@@ -207,8 +207,8 @@ def _folds(results: Results) -> Section:
     tables = [Part("table", table) for table in group_tables(results)]
     note = (
         "Each fold counts once. Intervals: Student's t over folds, whose spread holds that of "
-        "seeds and structures; p values are paired and not corrected. Only folds that every recipe "
-        "has finished are counted."
+        "seeds and structures; p values are paired and not corrected. Errors are of the folds and "
+        "seeds that every recipe has finished, gains of those that both have."
     )
     return Section(
         "folds", "Over the folds of each data set", [*tables, Part("note", note)] if tables else []

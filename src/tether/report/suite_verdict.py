@@ -137,7 +137,8 @@ def _group_sentences(results: Results, reference: str) -> list[str]:
             parts = []
             for row in rows:
                 words = _words(results, row["gains"][reference], reference, "percent", "p_value")
-                parts.append(f"{row['group']} {words} over {counted(row['n_folds'], 'fold')}")
+                n_folds = row["gains"][reference].get("n_folds", row["n_folds"])
+                parts.append(f"{row['group']} {words} over {counted(n_folds, 'fold')}")
             label = f"{subset_label(subset)} {results['metric'].upper()}"
             sentences.append(f"{name}, {label}: {'; '.join(parts)}.")
     return sentences[:_MOST_SENTENCES]

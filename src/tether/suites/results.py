@@ -261,10 +261,12 @@ def _groups(suite: Suite, references: Sequence[str]) -> list[dict[str, Any]]:
             errors = [_common_seeds(fold, names, (target, subset)) for fold in folds]
             # Only folds that every recipe has finished: all are judged on the same.
             kept = [fold for fold in errors if fold]
-            if kept:
-                where = {"group": group, "target": target, "subset": subset}
-                by_recipe = {name: [fold[name] for fold in kept] for name in names}
-                rows += _group_rows(by_recipe, suite.metric, where, references)
+            where = {"group": group, "target": target, "subset": subset, "metric": suite.metric}
+            for name in names if kept else ():
+                value = fold_interval([fold[name] for fold in kept], suite.metric, level=LEVEL)
+                gains = _fold_gains(folds, name, references, (target, subset), suite.metric)
+                row = {"recipe": name, **where, "n_folds": len(kept), **vars(value)}
+                rows.append({**row, "gains": gains})
     return rows
 
 
@@ -286,27 +288,21 @@ def _common_seeds(
     return {name: [fold[name, seed][key] for seed in shared] for name in names}
 
 
-def _group_rows(
-    errors: Mapping[str, list[list[StructureErrors]]],
-    metric: Statistic,
-    where: dict[str, str],
+def _fold_gains(
+    folds: Sequence[Errors],
+    name: str,
     references: Sequence[str],
-) -> list[dict[str, Any]]:
-    rows = []
-    for name, ours in errors.items():
-        row = {
-            "recipe": name,
-            **where,
-            "metric": metric,
-            "n_folds": len(ours),
-            **vars(fold_interval(ours, metric, level=LEVEL)),
-        }
-        row["gains"] = {
-            reference: vars(fold_gain(ours, errors[reference], metric, level=LEVEL))
-            for reference in references
-            if reference in errors and reference != name
-            # Of a faultless reference there are no shares.
-            if any(flat_errors(one).any() for fold in errors[reference] for one in fold)
-        }
-        rows.append(row)
-    return rows
+    key: tuple[str, str],
+    metric: Statistic,
+) -> dict[str, dict[str, Any]]:
+    """Gains over each reference, on the folds and seeds that both have finished."""
+    gains = {}
+    for reference in (one for one in references if one != name):
+        pairs = [_common_seeds(fold, [name, reference], key) for fold in folds]
+        pairs = [pair for pair in pairs if pair]
+        # Of a faultless reference there are no shares.
+        if any(flat_errors(one).any() for pair in pairs for one in pair[reference]):
+            ours, theirs = ([pair[one] for pair in pairs] for one in (name, reference))
+            found = fold_gain(ours, theirs, metric, level=LEVEL)
+            gains[reference] = {**vars(found), "n_folds": len(pairs)}
+    return gains

@@ -9,14 +9,13 @@ from measured_tables import markdown
 
 from tether.report.results import unit_of
 from tether.report.suite_curves import efficiency_answers
+from tether.report.suite_made import ELEMENTS_ARE, element_words
 from tether.report.suite_read import FEWEST_TASKS, run_counts
 
 #: What a short table has: its recipes (folds also the outside model), and which gains of `mft`.
 SHORT = ("scratch", "probe", "full", "mft", "fingerprint")
 ASKED = (("full", "test/id"), ("full", "test/ood"), ("scratch", "test/ood"))
 CONSTRAINED = "mft-constraint"
-#: Elements of what is held out that are named.
-N_ELEMENTS = 4
 GAINS_CAPTION = (
     "gains of `mft` with 95 % intervals; last, the force MAE in eV/Å on held-out geometries after "
     "`full` / after `mft`."
@@ -250,15 +249,12 @@ def folds_table(results: dict[str, Any]) -> str:
     """Markdown: a row a fold, with what it holds out and the gains of `mft` over `full`."""
     rows = []
     for task in results["tasks"]:
-        found = task["elements"].get("test/ood", [])[:N_ELEMENTS]
-        listed = ", ".join(
-            f"{one['element']} {100 * one['share']:.0f} ({100 * one['train_share']:.0f})"
-            for one in found
-        )
         gains = (_gain(task, "mft", "full", subset) for subset in ("test/id", "test/ood"))
         pairs = (_pair(task, name) for name in ("full", "mft"))
-        rows.append([_label(task), f"{task['sizes']['test/ood']:,}", listed, *pairs, *gains])
-    heads = ["fold", "structures outside", "elements: % of those outside (of training)"]
+        rows.append(
+            [_label(task), f"{task['sizes']['test/ood']:,}", element_words(task), *pairs, *gains]
+        )
+    heads = ["fold", "structures outside", f"elements: {ELEMENTS_ARE}"]
     heads += ["`full`", "`mft`", "ID gain over `full`", "OOD gain over `full`"]
     return markdown(heads, rows)
 

@@ -13,9 +13,19 @@ from tether.report.tables import Cell, Column, Table, number_cell
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["outside_table", "recipes_table", "settings_tables", "stages_table", "suite_runs_table"]
+__all__ = [
+    "ELEMENTS_ARE",
+    "element_words",
+    "outside_table",
+    "recipes_table",
+    "settings_tables",
+    "stages_table",
+    "suite_runs_table",
+]
 
 Results = dict[str, Any]
+#: What `element_words` says of each element.
+ELEMENTS_ARE = "% of the structures outside (of training)"
 # Elements of a test set that are named.
 _N_ELEMENTS = 5
 
@@ -68,19 +78,35 @@ def outside_table(results: Results) -> Table:
     columns = [
         Column("Task", numeric=False),
         Column("Structures outside"),
-        Column("Elements: % of the structures outside (of training)", numeric=False),
+        Column(f"Elements: {ELEMENTS_ARE}", numeric=False),
     ]
     rows = []
     for task in results["tasks"]:
-        found = (task.get("elements") or {}).get("test/ood") or []
-        words = ", ".join(
-            f"{one['element']} {100 * one['share']:.0f} ({100 * one['train_share']:.0f})"
-            for one in found[:_N_ELEMENTS]
-        )
+        words = element_words(task)
         n_outside = as_number(task["sizes"].get("test/ood"))
         if words and n_outside is not None:
             rows.append([Cell(str(task["name"])), number_cell(n_outside, 0), Cell(words)])
     return Table("What is held out", columns, rows, [])
+
+
+def element_words(task: Mapping[str, Any]) -> str:
+    """Elements that tell what a task holds out from its training set.
+
+    Parameters
+    ----------
+    task : mapping
+        Of `results.json`.
+
+    Returns
+    -------
+    str
+        Such as "Fe 98 (3), O 87 (45)", see `ELEMENTS_ARE`; "" where none does.
+    """
+    found = (task.get("elements") or {}).get("test/ood") or []
+    return ", ".join(
+        f"{one['element']} {100 * one['share']:.0f} ({100 * one['train_share']:.0f})"
+        for one in found[:_N_ELEMENTS]
+    )
 
 
 def recipes_table(results: Results) -> Table:

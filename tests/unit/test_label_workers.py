@@ -129,7 +129,7 @@ def test_an_error_of_the_work_is_no_death(tmp_path: Path) -> None:
 
 # In processes of their own: Ray leaves its subprocesses to the garbage collector, with warnings.
 SCRIPT = """
-import json, os, pathlib, signal, sys
+import json, os, pathlib, signal, sys, time
 from ase.build import molecule
 from tether.labels.label import Sampling, label_structures
 from tether.structures import from_ase
@@ -145,10 +145,13 @@ def title(pid):
     return pathlib.Path(f"/proc/{pid}/cmdline").read_text()
 
 def kill_one(done, labelled, failed):
-    busy = [pid for pid in descendants(os.getpid()) if "ray::_run" in title(pid)]
-    if busy and not killed:
-        os.kill(busy[0], signal.SIGKILL)
-        killed.append(busy[0])
+    # Between two tasks no worker is at work: it is looked for until one is.
+    deadline = time.monotonic() + 2.0
+    while not killed and time.monotonic() < deadline:
+        busy = [pid for pid in descendants(os.getpid()) if "ray::_run" in title(pid)]
+        if busy:
+            os.kill(busy[0], signal.SIGKILL)
+            killed.append(busy[0])
 
 names, killed = sys.argv[2:], []
 label_structures(

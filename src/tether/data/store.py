@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cached_property
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,6 +125,10 @@ class Store:
 
     @cached_property
     def _parts(self) -> list[_Part]:
+        # pyarrow imports it with its first array, where it is installed, and loses a Ctrl-C that
+        # comes meanwhile: the command would go on.
+        with suppress(ImportError):
+            import_module("pandas")
         return [_Part(columns, self.targets) for columns in self._batches]
 
     @cached_property

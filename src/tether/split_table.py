@@ -80,6 +80,7 @@ def split_table(
     target = _chosen_target(store, target, rule.method)
     if descriptors is None and rule.needs_descriptors:
         descriptors = "composition"
+    elements = element_labels(store.numbers_flat, _ptr(store), "element")
     return Table(
         n_systems=store.n_systems,
         values=None if target is None else store.label(target),
@@ -90,8 +91,8 @@ def split_table(
         hashes=_hashes(store),
         compositions=composition_codes(store.numbers_flat, _ptr(store)) if compositions else None,
         n_atoms=store.n_atoms_per_system if rule.method == "size" else None,
-        elements=element_labels(store.numbers_flat, _ptr(store), "element"),
-        labels=_labels(store, rule) if rule.method in BY_LABEL else None,
+        elements=elements,
+        labels=_labels(store, rule, elements) if rule.method in BY_LABEL else None,
         descriptors=None if descriptors is None else _descriptors(store, descriptors),
         descriptor_name=descriptors or "",
         store=StoreReference(str(store.path), store.fingerprint, store.n_systems),
@@ -138,9 +139,11 @@ def _arrays(batch: AtomBatch) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
     return batch.numbers.numpy(), batch.positions.numpy(), batch.ptr.numpy()
 
 
-def _labels(store: Store, rule: Rule) -> Labels | None:
+def _labels(store: Store, rule: Rule, elements: Labels) -> Labels | None:
     match rule.method:
-        case "element" | "group" | "period" | "chemical-system":
+        case "element":
+            return elements
+        case "group" | "period" | "chemical-system":
             return element_labels(store.numbers_flat, _ptr(store), rule.method)
         case "space-group":
             lattices = [(b.cell.numpy(), b.pbc.numpy()) for b in pieces(store, _CHUNK)]

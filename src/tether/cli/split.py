@@ -49,9 +49,6 @@ if TYPE_CHECKING:
 
 __all__ = ["split_command"]
 
-# Elements of a test set that are named.
-_N_ELEMENTS = 5
-
 
 def split_command(
     store: Annotated[Path, typer.Argument(help="Store written by `tether prepare`.")],
@@ -258,11 +255,13 @@ def _notes(split: Split) -> list[str]:
 
 
 def _element_notes(elements: dict[str, list[dict[str, Any]]]) -> list[str]:
+    from tether.report.provenance import N_ELEMENTS
+
     notes = []
     for name, found in elements.items():
         listed = ", ".join(
             f"{one['element']} in {100 * one['share']:.0f} % ({100 * one['train_share']:.0f} %)"
-            for one in found[:_N_ELEMENTS]
+            for one in found[:N_ELEMENTS]
         )
         if listed:
             notes.append(f"structures of {name} (of train): {listed}")

@@ -10,6 +10,7 @@ from tether.report.results import subset_label
 from tether.report.tables import Cell, Column, Table, number_cell
 
 __all__ = [
+    "N_ELEMENTS",
     "elements_table",
     "flatten",
     "key_value_table",
@@ -19,8 +20,8 @@ __all__ = [
 ]
 
 _MAX_ITEMS = 8
-# Elements of a set that a table names.
-_N_ELEMENTS = 5
+#: Elements of a test set that are named, on pages and on the terminal.
+N_ELEMENTS = 5
 
 
 def flatten(value: object, prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -191,7 +192,7 @@ def elements_table(split: Mapping[str, Any]) -> Table | None:
             *(number_cell(100 * float(one[key]), 1) for key in ("share", "train_share")),
         ]
         for name, found in (report.get("elements") or {}).items()
-        for one in found[:_N_ELEMENTS]
+        for one in found[:N_ELEMENTS]
     ]
     if not rows:
         return None

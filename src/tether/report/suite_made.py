@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from tether.report.format import as_number, format_quantity
-from tether.report.provenance import flatten, key_value_table
+from tether.report.provenance import N_ELEMENTS, flatten, key_value_table
 from tether.report.suite_read import named_recipes, run_states
 from tether.report.tables import Cell, Column, Table, number_cell
 
@@ -26,8 +26,6 @@ __all__ = [
 Results = dict[str, Any]
 #: What `element_words` says of each element.
 ELEMENTS_ARE = "% of the structures outside (of training)"
-# Elements of a test set that are named.
-_N_ELEMENTS = 5
 
 
 def suite_runs_table(results: Results) -> Table:
@@ -105,7 +103,7 @@ def element_words(task: Mapping[str, Any]) -> str:
     found = (task.get("elements") or {}).get("test/ood") or []
     return ", ".join(
         f"{one['element']} {100 * one['share']:.0f} ({100 * one['train_share']:.0f})"
-        for one in found[:_N_ELEMENTS]
+        for one in found[:N_ELEMENTS]
     )
 
 
